@@ -1,0 +1,59 @@
+# Reads lib/tiers.def and compiles each tier's files: cpu/<name>.cpp, cpu/<name>_*.cpp,
+# gpu/<name>.cu, gpu/<name>_*.cu. A file cpu/<name>*.isa.cpp is compiled once per instruction set,
+# each copy with its own flags and ATTN_ISA set to the name of its namespace.
+
+file(STRINGS ${PROJECT_SOURCE_DIR}/lib/tiers.def ATTN_TIER_LINES REGEX "^ATTN_(CPU|GPU)_TIER")
+set(ATTN_CPU_TIERS)
+set(ATTN_GPU_TIERS)
+foreach(line IN LISTS ATTN_TIER_LINES)
+  string(REGEX MATCH "^ATTN_(CPU|GPU)_TIER\\(([a-z0-9_]+)," _ "${line}")
+  list(APPEND ATTN_${CMAKE_MATCH_1}_TIERS ${CMAKE_MATCH_2})
+endforeach()
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/lib/tiers.def)
+
+# Instruction sets, the baseline first. The baseline copy always exists.
+set(ATTN_ISAS baseline)
+set(ATTN_ISA_FLAGS_baseline "")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  list(APPEND ATTN_ISAS avx2 avx512)
+  set(ATTN_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi2)
+  set(ATTN_ISA_FLAGS_avx512 -mavx512f -mavx512cd -mavx512dq -mavx512bw -mavx512vl -mfma -mf16c -mbmi2)
+endif()
+
+function(attn_add_isa_file target file)
+  foreach(isa IN LISTS ATTN_ISAS)
+    get_filename_component(stem ${file} NAME_WE)
+    set(object ${target}_${stem}_${isa})
+    add_library(${object} OBJECT ${file})
+    # Own options instead of the target's: an -O0 copy would leak std:: functions compiled for a
+    # large instruction set into the whole program, where an older machine would execute them.
+    target_compile_options(${object} PRIVATE ${ATTN_ISA_FLAGS_${isa}} -Wall -Wextra -fno-math-errno
+      -ffp-contract=fast $<$<CONFIG:Debug>:-O2> $<$<BOOL:${ATTN_WERROR}>:-Werror>)
+    target_compile_definitions(${object} PRIVATE ATTN_ISA=${isa} ATTN_ISA_${isa}=1 Eigen=Eigen_${isa})
+    target_include_directories(${object} PRIVATE ${PROJECT_SOURCE_DIR}/lib/include
+      ${PROJECT_SOURCE_DIR}/lib/src ${PROJECT_SOURCE_DIR}/cpu)
+    target_link_libraries(${object} PRIVATE Eigen3::Eigen xsimd OpenMP::OpenMP_CXX)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${object}>)
+  endforeach()
+endfunction()
+
+function(attn_add_tiers target)
+  foreach(name IN LISTS ATTN_CPU_TIERS)
+    file(GLOB files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cpu/${name}.cpp
+         ${PROJECT_SOURCE_DIR}/cpu/${name}.isa.cpp
+         ${PROJECT_SOURCE_DIR}/cpu/${name}_*.cpp)
+    if(NOT files)
+      message(FATAL_ERROR "lib/tiers.def names the tier '${name}', but there is no cpu/${name}.cpp")
+    endif()
+    foreach(file IN LISTS files)
+      if(file MATCHES "\\.isa\\.cpp$")
+        attn_add_isa_file(${target} ${file})
+      else()
+        target_sources(${target} PRIVATE ${file})
+      endif()
+    endforeach()
+  endforeach()
+  target_compile_definitions(${target} PRIVATE ATTN_HAVE_AVX2_COPY=$<IN_LIST:avx2,${ATTN_ISAS}>)
+  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:Eigen3::Eigen> $<BUILD_INTERFACE:xsimd>
+                                          OpenMP::OpenMP_CXX)
+endfunction()

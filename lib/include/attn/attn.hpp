@@ -1,0 +1,9 @@
+/// \file
+/// \brief Everything a user of the library needs.
+#pragma once
+
+#include <attn/attention.hpp>
+#include <attn/generate.hpp>
+#include <attn/row_state.hpp>
+#include <attn/tensor.hpp>
+#include <attn/tier.hpp>

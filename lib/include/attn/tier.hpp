@@ -1,0 +1,118 @@
+/// \file
+/// \brief What a tier is: data. A name, the idea it adds, its limits, and one function that runs.
+#pragma once
+
+#include <attn/attention.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace attn {
+
+enum class DeviceKind : std::uint8_t { cpu, gpu };
+
+/// \brief How a row's mask is given to a tier.
+enum class MaskKind : std::uint8_t { none, boolean, additive };
+
+/// \brief A validated problem of rank 4: what a tier runs. All checks have been made.
+///
+/// Every axis is present (missing ones have size 1), a mask is expanded to (B, Hq, L, S) with
+/// stride 0 where it was broadcast, and `diagonal` says the causal rule as one number.
+struct Problem {
+    Index B = 1, Hq = 1, H = 1, L = 0, S = 0, E = 0, Ev = 0;
+    DType dtype = DType::float32;  ///< of query, key, value and out
+    double scale = 1;
+    TensorView query;             ///< (B, Hq, L, E)
+    TensorView key;               ///< (B, H, S, E)
+    TensorView value;             ///< (B, H, S, Ev)
+    MutableTensorView out;        ///< (B, Hq, L, Ev)
+    MutableTensorView logsumexp;  ///< (B, Hq, L), float32 or float64; absent: not wanted
+    TensorView mask;              ///< (B, Hq, L, S); absent: none
+    MaskKind mask_kind = MaskKind::none;
+    /// Row i may see key j only if j <= i + diagonal. S without a causal rule, 0 for upper_left,
+    /// S - L for lower_right.
+    Index diagonal = 0;
+    int threads = 0;               ///< 0: the tier's default
+    void* stream = nullptr;        ///< cudaStream_t
+    DeviceId device = host;        ///< where all tensors live
+    std::span<std::byte> scratch;  ///< at least `Tier::scratch_bytes(problem)`, contents undefined
+
+    Index key_head(Index query_head) const { return query_head / (Hq / H); }
+    /// \brief Keys that causality leaves to row i: 0 .. visible(i) - 1.
+    Index visible(Index i) const {
+        const Index end = i + diagonal + 1;
+        return end < 0 ? 0 : (end > S ? S : end);
+    }
+};
+
+/// \brief A set of element types, one bit each.
+struct DTypeSet {
+    std::uint8_t bits = 0;
+    constexpr DTypeSet() = default;
+    constexpr DTypeSet(std::initializer_list<DType> list) {
+        for (DType dtype : list) bits |= static_cast<std::uint8_t>(1u << static_cast<int>(dtype));
+    }
+    constexpr bool has(DType dtype) const { return bits >> static_cast<int>(dtype) & 1u; }
+};
+
+inline constexpr DTypeSet all_floats{DType::float64, DType::float32, DType::float16,
+                                     DType::bfloat16};
+
+/// \brief What a tier takes. Validation, skipped tests, `attn tiers`, `explain` and the tables of
+///        limits in the docs all read these fields.
+struct Limits {
+    DTypeSet dtypes{};
+    bool boolean_mask = true;
+    bool additive_mask = true;
+    bool causal = true;
+    bool grouped_heads = true;
+    bool logsumexp = true;
+    Index max_head_dim = 0;        ///< of E and Ev; 0: any
+    const char* requires_ = "";    ///< "sm_90a", "AVX2", ...; empty: nothing special
+};
+
+/// \brief Rounding steps that a tier adds to exact arithmetic in its compute type, relative to the
+///        weights: the judge widens its bound by `weight_error * sum_j p_j |v_j|`.
+struct Accuracy {
+    double weight_error = 0;       ///< float32 and float64 inputs: fast exp, split operands
+    double weight_error_f16 = 0;   ///< float16 inputs: plus weights rounded to 16 bits
+    double weight_error_bf16 = 0;  ///< bfloat16 inputs
+    bool quantized = false;        ///< judged by the quantized criteria instead
+};
+
+/// \brief Can this tier run on this machine?
+struct Availability {
+    bool ok = true;
+    std::string reason{};  ///< why not
+};
+
+/// \brief One rung of the ladder.
+struct Tier {
+    const char* name;
+    const char* builds_on;  ///< name of an earlier tier, or "nothing"
+    const char* idea;       ///< the one idea this step adds
+    DeviceKind device;
+    Limits limits;
+    Accuracy accuracy;
+    Availability (*available)();
+    /// \brief Bytes of working memory that `run` uses. May not depend on the contents of tensors.
+    std::size_t (*scratch_bytes)(const Problem&);
+    /// \brief Computes. Writes every element of `out` and `logsumexp`, and nothing else but scratch.
+    void (*run)(const Problem&);
+    /// \brief Where the choice among kernels inside the tier shows (instruction set, split keys,
+    ///        ...): a short text, for `explain` and the tests. May be null.
+    std::string (*variant)(const Problem&) = nullptr;
+};
+
+/// \brief Every tier of the ladder, simplest first, also those that cannot run here.
+std::span<const Tier* const> tiers();
+
+/// \brief The tier of that name, or null.
+const Tier* find_tier(std::string_view name);
+
+/// \brief `available()` of a tier that always runs.
+Availability always_available();
+
+}  // namespace attn
