@@ -46,7 +46,9 @@ struct Prepared {
         Problem p;
         p.B = c.sizes.B, p.Hq = c.sizes.Hq, p.L = c.sizes.L, p.S = c.sizes.S;
         p.E = c.sizes.E, p.Ev = c.sizes.Ev;
-        p.diagonal = c.causal == Causal::none ? p.S : c.causal == Causal::upper_left ? 0 : p.S - p.L;
+        p.diagonal = c.causal == Causal::none         ? p.S
+                     : c.causal == Causal::upper_left ? 0
+                                                      : p.S - p.L;
         return p.flops();
     }
 };
@@ -56,7 +58,7 @@ struct Row {
     std::shared_ptr<Prepared> problem;
     std::string tier;
     int threads;
-    std::vector<std::byte> memory;   // holds the scratch, which must be aligned
+    std::vector<std::byte> memory;  // holds the scratch, which must be aligned
     std::span<std::byte> scratch;
     Verdict verdict;
 
@@ -95,8 +97,14 @@ void time_row(benchmark::State& state, Row& row) {
     state.counters["cosine"] = row.verdict.cosine;
     state.counters["threads"] = row.threads;
     const Sizes& s = row.problem->c.sizes;
-    for (const auto& [axis, size] : std::initializer_list<std::pair<const char*, Index>>{
-             {"B", s.B}, {"Hq", s.Hq}, {"H", s.H}, {"L", s.L}, {"S", s.S}, {"E", s.E}, {"Ev", s.Ev}})
+    for (const auto& [axis, size] :
+         std::initializer_list<std::pair<const char*, Index>>{{"B", s.B},
+                                                              {"Hq", s.Hq},
+                                                              {"H", s.H},
+                                                              {"L", s.L},
+                                                              {"S", s.S},
+                                                              {"E", s.E},
+                                                              {"Ev", s.Ev}})
         state.counters[axis] = static_cast<double>(size);
     state.SetLabel(std::string(name_of(row.problem->c.dtype)) +
                    (row.problem->c.causal == Causal::none ? "" : " causal"));
@@ -177,8 +185,10 @@ int run(int argc, char** argv) {
     std::vector<char*> rest;
     for (int i = 0; i < argc; ++i) {
         const std::string argument = argv[i];
-        if (argument.rfind("--threads=", 0) == 0) threads = argument.substr(10);
-        else rest.push_back(argv[i]);
+        if (argument.rfind("--threads=", 0) == 0)
+            threads = argument.substr(10);
+        else
+            rest.push_back(argv[i]);
     }
     int count = static_cast<int>(rest.size());
     benchmark::Initialize(&count, rest.data());
