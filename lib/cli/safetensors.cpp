@@ -219,15 +219,16 @@ void write_safetensors(OutputFile& file, std::span<const NamedTensor> tensors) {
     });
     nlohmann::ordered_json header = nlohmann::ordered_json::object();
     std::uint64_t at = 0;
-    for (const auto& [name, tensor] : order) {
+    for (const NamedTensor& named : order) {
+        const Tensor& tensor = *named.tensor;
         const auto* dtype =
             std::find_if(std::begin(taken_dtypes), std::end(taken_dtypes),
-                         [&](const TakenDType& t) { return t.dtype == tensor->dtype(); });
-        const auto shape = tensor->shape();
-        header[name] = {{"dtype", dtype->name},
-                        {"shape", std::vector<Index>(shape.begin(), shape.end())},
-                        {"data_offsets", {at, at + tensor->bytes()}}};
-        at += tensor->bytes();
+                         [&](const TakenDType& taken) { return taken.dtype == tensor.dtype(); });
+        header[named.name] = {
+            {"dtype", dtype->name},
+            {"shape", std::vector<Index>(tensor.shape().begin(), tensor.shape().end())},
+            {"data_offsets", {at, at + tensor.bytes()}}};
+        at += tensor.bytes();
     }
     std::string text = header.dump();
     text.append((8 - text.size() % 8) % 8, ' ');  // the data begins at a multiple of 8 bytes
