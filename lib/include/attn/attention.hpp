@@ -2,42 +2,16 @@
 /// \brief The one API: scaled dot-product attention, its options, and its errors.
 #pragma once
 
+#include <attn/error.hpp>
 #include <attn/tensor.hpp>
 
 #include <optional>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace attn {
-
-/// \brief What kind of mistake an `Error` reports.
-enum class ErrorCode {
-    bad_shape,     ///< sizes, ranks or strides that do not fit together
-    bad_dtype,     ///< an element type that is not taken here
-    bad_option,    ///< an option outside its domain, an unknown tier
-    bad_device,    ///< tensors on different devices
-    bad_file,      ///< a file that is not what it says it is
-    unsupported,   ///< well-formed, but beyond the limits of the tier that was asked for
-    unavailable,   ///< the tier cannot run on this machine
-    no_memory,     ///< an allocation failed
-    device_error,  ///< the GPU runtime reported an error
-};
-
-/// \brief "bad_shape", "unsupported", ...
-const char* name_of(ErrorCode code);
-
-/// \brief One sentence that holds the offending values. Thrown before anything is written.
-class Error : public std::runtime_error {
-  public:
-    Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
-    ErrorCode code() const noexcept { return code_; }
-
-  private:
-    ErrorCode code_;
-};
 
 /// \brief Which keys a query row may see by position.
 enum class Causal {
@@ -48,8 +22,8 @@ enum class Causal {
 
 /// \brief The mathematical options. Every field has PyTorch's meaning and default.
 struct Options {
-    /// Boolean (true = attend) or additive (float32 or query's dtype), broadcast to the shape of the
-    /// scores, (..., Hq, L, S); axes are aligned at the right. A 3-D mask with 4-D tensors is
+    /// Boolean (true = attend) or additive (float32 or query's dtype), broadcast to the shape of
+    /// the scores, (..., Hq, L, S); axes are aligned at the right. A 3-D mask with 4-D tensors is
     /// (Hq, L, S). An additive -inf removes the key just as `false` does.
     TensorView mask{};
     /// Applied together with `mask` when both are given.
@@ -140,8 +114,8 @@ struct Candidate {
 
 /// \brief Which tier a call takes, and why each other was not taken.
 struct Explanation {
-    std::string tier;                  ///< the chosen one
-    std::vector<Candidate> candidates; ///< every tier, in the ladder's order
+    std::string tier;                   ///< the chosen one
+    std::vector<Candidate> candidates;  ///< every tier, in the ladder's order
 };
 
 /// \brief Explains the choice without running it.

@@ -21,11 +21,15 @@ enum class DType : std::uint8_t { float64, float32, float16, bfloat16, boolean }
 /// \brief Bytes of one element. A `boolean` is one byte: 0 is false, anything else is true.
 constexpr std::size_t size_of(DType dtype) {
     switch (dtype) {
-        case DType::float64: return 8;
-        case DType::float32: return 4;
+        case DType::float64:
+            return 8;
+        case DType::float32:
+            return 4;
         case DType::float16:
-        case DType::bfloat16: return 2;
-        case DType::boolean: return 1;
+        case DType::bfloat16:
+            return 2;
+        case DType::boolean:
+            return 1;
     }
     return 0;
 }
@@ -33,11 +37,16 @@ constexpr std::size_t size_of(DType dtype) {
 /// \brief Name as numpy and PyTorch write it: "float64", "float32", "float16", "bfloat16", "bool".
 constexpr const char* name_of(DType dtype) {
     switch (dtype) {
-        case DType::float64: return "float64";
-        case DType::float32: return "float32";
-        case DType::float16: return "float16";
-        case DType::bfloat16: return "bfloat16";
-        case DType::boolean: return "bool";
+        case DType::float64:
+            return "float64";
+        case DType::float32:
+            return "float32";
+        case DType::float16:
+            return "float16";
+        case DType::bfloat16:
+            return "bfloat16";
+        case DType::boolean:
+            return "bool";
     }
     return "?";
 }
@@ -57,13 +66,15 @@ struct float16 {
         const std::uint32_t word = std::bit_cast<std::uint32_t>(value);
         const std::uint32_t sign = (word >> 16) & 0x8000u;
         const std::uint32_t magnitude = word & 0x7fffffffu;
-        if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);   // NaN
-        if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);  // >= 65520
+        if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);  // NaN
+        if (magnitude >= 0x477ff000u)
+            return static_cast<std::uint16_t>(sign | 0x7c00u);  // >= 65520
         if (magnitude < 0x38800000u) {  // below 2^-14: subnormal, a multiple of 2^-24
-            // Adding 0.5 puts the unit in the last place at 2^-24, so the addition does the rounding.
+            // Adding 0.5 puts the unit in the last place at 2^-24, so the addition does the
+            // rounding.
             const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-            return static_cast<std::uint16_t>(sign |
-                                              (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
+            return static_cast<std::uint16_t>(
+                sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
         }
         // 13 fraction bits go; the exponent bias falls from 127 to 15.
         const std::uint32_t odd = (magnitude >> 13) & 1u;
@@ -105,7 +116,9 @@ struct bfloat16 {
 
 /// \brief The `DType` of a C++ element type.
 template <class T>
-inline constexpr DType dtype_of = DType::boolean;
+inline constexpr DType dtype_of = [] { static_assert(sizeof(T) == 0, "not an element type"); }();
+template <>
+inline constexpr DType dtype_of<bool> = DType::boolean;
 template <>
 inline constexpr DType dtype_of<double> = DType::float64;
 template <>
@@ -132,10 +145,14 @@ using Compute = typename ComputeType<T>::type;
 template <class F>
 decltype(auto) visit_float(DType dtype, F&& f) {
     switch (dtype) {
-        case DType::float64: return f(double{});
-        case DType::float16: return f(float16{});
-        case DType::bfloat16: return f(bfloat16{});
-        default: return f(float{});
+        case DType::float64:
+            return f(double{});
+        case DType::float16:
+            return f(float16{});
+        case DType::bfloat16:
+            return f(bfloat16{});
+        default:
+            return f(float{});
     }
 }
 

@@ -36,25 +36,26 @@ struct BasicTensorView {
     Void* data = nullptr;
     DType dtype = DType::float32;
     DeviceId device = host;
-    int rank = 0;               ///< 0 to max_rank
-    Index shape[max_rank]{};    ///< the first `rank` entries count
-    Index stride[max_rank]{};   ///< in elements
+    int rank = 0;              ///< 0 to max_rank
+    Index shape[max_rank]{};   ///< the first `rank` entries count
+    Index stride[max_rank]{};  ///< in elements
 
     BasicTensorView() = default;
     /// \brief A contiguous (row-major) tensor of the given shape. More than `max_rank` axes leave
     ///        a rank that the call then refuses.
-    BasicTensorView(Void* data, DType dtype, std::span<const Index> shape, DeviceId device = host);
-    BasicTensorView(Void* data, DType dtype, std::initializer_list<Index> shape,
-                    DeviceId device = host)
-        : BasicTensorView(data, dtype, std::span<const Index>(shape.begin(), shape.size()),
-                          device) {}
+    BasicTensorView(Void* data_, DType dtype_, std::span<const Index> shape_,
+                    DeviceId device_ = host);
+    BasicTensorView(Void* data_, DType dtype_, std::initializer_list<Index> shape_,
+                    DeviceId device_ = host)
+        : BasicTensorView(data_, dtype_, std::span<const Index>(shape_.begin(), shape_.size()),
+                          device_) {}
     /// \brief A tensor with the given strides, as many as there are axes.
-    BasicTensorView(Void* data, DType dtype, std::span<const Index> shape,
-                    std::span<const Index> stride, DeviceId device = host);
+    BasicTensorView(Void* data_, DType dtype_, std::span<const Index> shape_,
+                    std::span<const Index> stride_, DeviceId device_ = host);
     /// \brief A writable view may be used where a reading one is wanted.
     template <class Other>
-        requires(std::is_const_v<Void> && !std::is_const_v<Other>)
-    BasicTensorView(const BasicTensorView<Other>& other);
+    requires(std::is_const_v<Void> && !std::is_const_v<Other>)
+        BasicTensorView(const BasicTensorView<Other>& other);
 
     /// \brief True for a view that was never given a shape: "no mask", "no logsumexp".
     bool absent() const { return data == nullptr && rank == 0; }
@@ -112,7 +113,9 @@ class Tensor {
 
     DType dtype() const { return view_.dtype; }
     int rank() const { return view_.rank; }
-    std::span<const Index> shape() const { return {view_.shape, static_cast<std::size_t>(view_.rank)}; }
+    std::span<const Index> shape() const {
+        return {view_.shape, static_cast<std::size_t>(view_.rank)};
+    }
     Index size() const { return view_.size(); }
     std::size_t bytes() const { return static_cast<std::size_t>(size()) * size_of(dtype()); }
 

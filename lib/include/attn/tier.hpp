@@ -45,6 +45,24 @@ struct Problem {
         const Index end = i + diagonal + 1;
         return end < 0 ? 0 : (end > S ? S : end);
     }
+    /// \brief Scores of one head that causality leaves: the sum of visible(i) over its L rows.
+    ///        In double, because L x S may overflow.
+    double visible_scores() const {
+        const auto clamp = [](Index x, Index low, Index high) {
+            return x < low ? low : (x > high ? high : x);
+        };
+        const Index begin = clamp(-diagonal, 0, L);        // rows before it see nothing
+        const Index full = clamp(S - diagonal, begin, L);  // rows from here on see all S keys
+        const double ramp = static_cast<double>(full - begin);
+        const double first = static_cast<double>(begin + diagonal + 1);
+        return ramp * first + ramp * (ramp - 1) / 2 +
+               static_cast<double>(L - full) * static_cast<double>(S);
+    }
+    /// \brief Multiplications and additions of both products: 2 (E + Ev) for each visible score.
+    double flops() const {
+        return 2 * static_cast<double>(B) * static_cast<double>(Hq) * visible_scores() *
+               static_cast<double>(E + Ev);
+    }
 };
 
 /// \brief A set of element types, one bit each.
@@ -69,8 +87,8 @@ struct Limits {
     bool causal = true;
     bool grouped_heads = true;
     bool logsumexp = true;
-    Index max_head_dim = 0;        ///< of E and Ev; 0: any
-    const char* requires_ = "";    ///< "sm_90a", "AVX2", ...; empty: nothing special
+    Index max_head_dim = 0;      ///< of E and Ev; 0: any
+    const char* requires_ = "";  ///< "sm_90a", "AVX2", ...; empty: nothing special
 };
 
 /// \brief Rounding steps that a tier adds to exact arithmetic in its compute type, relative to the
@@ -88,19 +106,22 @@ struct Availability {
     std::string reason{};  ///< why not
 };
 
-/// \brief One rung of the ladder.
+/// \brief One rung of the ladder. A tier's own file gives limits and functions; name, place and
+///        idea come from its line in lib/tiers.def.
 struct Tier {
-    const char* name;
-    const char* builds_on;  ///< name of an earlier tier, or "nothing"
-    const char* idea;       ///< the one idea this step adds
-    DeviceKind device;
-    Limits limits;
-    Accuracy accuracy;
-    Availability (*available)();
+    const char* name = "";
+    const char* builds_on = "";  ///< name of an earlier tier, or "nothing"
+    const char* idea = "";       ///< the one idea this step adds
+    DeviceKind device = DeviceKind::cpu;
+    bool parallel = false;  ///< uses `Problem::threads`
+    Limits limits{};
+    Accuracy accuracy{};
+    Availability (*available)() = nullptr;
     /// \brief Bytes of working memory that `run` uses. May not depend on the contents of tensors.
-    std::size_t (*scratch_bytes)(const Problem&);
-    /// \brief Computes. Writes every element of `out` and `logsumexp`, and nothing else but scratch.
-    void (*run)(const Problem&);
+    std::size_t (*scratch_bytes)(const Problem&) = nullptr;
+    /// \brief Computes. Writes every element of `out` and `logsumexp`, and nothing else but
+    /// scratch.
+    void (*run)(const Problem&) = nullptr;
     /// \brief Where the choice among kernels inside the tier shows (instruction set, split keys,
     ///        ...): a short text, for `explain` and the tests. May be null.
     std::string (*variant)(const Problem&) = nullptr;
