@@ -47,7 +47,8 @@ class HostScratch {
   public:
     explicit HostScratch(std::size_t bytes) : bytes_(bytes) {
         if (bytes == 0) return;
-        memory_ = ::operator new(bytes, cpu_alignment, std::nothrow);
+        // Rounding a size near SIZE_MAX up to the alignment would wrap around to nothing.
+        if (bytes <= PTRDIFF_MAX) memory_ = ::operator new(bytes, cpu_alignment, std::nothrow);
         if (memory_ == nullptr)
             throw Error(ErrorCode::no_memory,
                         "no memory for " + std::to_string(bytes) + " bytes of scratch");
