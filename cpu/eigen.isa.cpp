@@ -7,6 +7,9 @@
 #include <attn/row_state.hpp>
 #include <attn/tier.hpp>
 
+// Eigen must not start threads of its own: results may not depend on their number, and its spinning
+// barriers cost a thousand times the work when other programs hold the cores.
+#define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Core>
 
 #include <cmath>

@@ -20,7 +20,7 @@ struct ExplainFlags {
 
 Exit explain_choice(const ExplainFlags& flags, const Common& common) {
     check_tier_name(flags.tier);
-    const Inputs inputs = flags.problem.inputs();
+    const Inputs inputs = flags.problem.inputs(ProblemFlags::Values::ignored);
     Tensor out = inputs.make_out();
     Options options = inputs.options();
     TensorView query = inputs.query, key = inputs.key, value = inputs.value;

@@ -19,12 +19,13 @@ namespace attn::cli {
 
 void print(const std::string& text) {
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
-        throw Error(ErrorCode::bad_file, "standard output cannot be written");
+        throw std::runtime_error("standard output cannot be written");
 }
 
-// A name in a file need not be UTF-8: such bytes are replaced, not refused.
+// One line, as tools that read lines like it. A name in a file need not be UTF-8: such bytes are
+// replaced, not refused.
 void print(const Json& json) {
-    print(json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n');
+    print(json.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n');
 }
 
 namespace {
@@ -73,7 +74,7 @@ Exit complain(Exit status, const Common& common, const std::string& where, const
     if (common.json) {
         try {
             print(Json{{"error", {{"code", code}, {"message", sentence}}}});
-        } catch (const Error&) {  // standard output is closed: the sentence above must do
+        } catch (const std::exception&) {  // standard output is closed: the sentence above must do
         }
     }
     return status;
@@ -87,7 +88,8 @@ std::string valid_names(const CLI::App& app, const CLI::App& root) {
         for (const CLI::App* command : app.get_subcommands(nullptr)) add(command->get_name());
     for (const CLI::App* level : {&app, &root}) {
         for (const CLI::Option* option : level->get_options())
-            for (const std::string& name : option->get_lnames()) add("--" + name);
+            for (const std::string& name : option->get_lnames())
+                if (level == &app || name != "help") add("--" + name);  // each has a --help
         if (level == &root) break;
     }
     return names;
@@ -97,7 +99,7 @@ std::string valid_names(const CLI::App& app, const CLI::App& root) {
 std::string usage_sentence(const CLI::App& root, const CLI::ParseError& error) {
     const auto parsed = root.get_subcommands();
     const CLI::App& app = parsed.empty() ? root : *parsed.front();
-    if (error.get_name() != "ExtrasError") return error.what();
+    if (dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr) return error.what();
     std::string unknown;
     for (const CLI::App* level : {&root, &app})
         for (const std::string& argument : level->remaining())
@@ -112,7 +114,8 @@ extern "C" void stop(int signal) {
 }
 
 int main(int argc, char** argv) {
-    for (int signal : {SIGINT, SIGTERM, SIGHUP}) std::signal(signal, stop);
+    for (int signal : {SIGINT, SIGTERM, SIGHUP})  // one that is ignored stays so: nohup
+        if (std::signal(signal, stop) == SIG_IGN) std::signal(signal, SIG_IGN);
     Common common;
     CLI::App root("Scaled dot-product attention, from the formula to the tensor cores.", "attn");
     bool wants_version = false;

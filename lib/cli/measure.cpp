@@ -181,7 +181,7 @@ std::string table(std::span<const Measurement> measurements, const Inputs& input
                  {"speed-up"},
                  {"GFLOP/s"},
                  {"scratch"},
-                 {"worst error"},
+                 {"error"},
                  {"bound"},
                  {"judged", Align::left},
                  {"out", Align::left}});
@@ -194,27 +194,27 @@ std::string table(std::span<const Measurement> measurements, const Inputs& input
         const bool quantized = m.tier->accuracy.quantized;
         // Where the logsumexp is the one that fails, its numbers are the ones to show.
         const Verdict& shown = !quantized && m.out.ok() && !m.logsumexp.ok() ? m.logsumexp : m.out;
-        table.row({m.tier->name, seconds_text(m.seconds),
-                   literal > 0 ? fmt::format("{:.1f} x", literal / m.seconds) : "",
-                   fmt::format("{:.1f}", gflops(m, inputs)),
-                   bytes_text(static_cast<double>(m.scratch)),
-                   fmt::format("{:.1e}", shown.worst_error),
-                   quantized ? fmt::format("L1 {:.0e}", quantized_relative_l1)
-                             : fmt::format("{:.1e}", shown.bound),
-                   !m.accepted ? (&shown == &m.logsumexp ? "LSE FAILS" : "FAILS")
-                   : quantized ? fmt::format("ok L1 {:.0e}", m.out.relative_l1)
-                               : fmt::format("ok {:.2f}", shown.worst_ratio),
-                   shape_text(m.shape)});
+        table.row(
+            {m.tier->name, seconds_text(m.seconds),
+             literal > 0 ? fmt::format("{:.1f} x", literal / m.seconds) : "",
+             fmt::format("{:.1f}", gflops(m, inputs)), bytes_text(static_cast<double>(m.scratch)),
+             fmt::format("{:.1e}", quantized ? shown.worst_error : shown.worst_ratio * shown.bound),
+             quantized ? fmt::format("L1 {:.0e}", quantized_relative_l1)
+                       : fmt::format("{:.1e}", shown.bound),
+             !m.accepted ? (&shown == &m.logsumexp ? "LSE FAILS" : "FAILS")
+             : quantized ? fmt::format("ok L1 {:.0e}", m.out.relative_l1)
+                         : fmt::format("ok {:.2f}", shown.worst_ratio),
+             shape_text(m.shape)});
     }
     return table.text();
 }
 
 std::string legend(std::span<const Measurement> measurements) {
     std::string text =
-        "Time: median of warm calls. Speed-up: over literal. Worst error: largest difference from "
-        "the "
-        "formula summed in double. Bound: what rounding can explain at the element that comes "
-        "closest to it; judged: how much of it is used there (ok up to 1).";
+        "Time: median of warm calls. Speed-up: over literal. Error, bound: difference from the "
+        "formula "
+        "summed in double, and the largest that rounding explains, both at the element that comes "
+        "closest to its bound; judged: error / bound.";
     const auto any = [&](auto test) {
         return std::any_of(measurements.begin(), measurements.end(),
                            [&](const Measurement& m) { return m.ran() && test(*m.tier); });

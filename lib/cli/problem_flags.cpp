@@ -127,7 +127,7 @@ std::vector<std::string> ProblemFlags::files() const {
     return named;
 }
 
-Inputs ProblemFlags::inputs() const {
+Inputs ProblemFlags::inputs(Values values) const {
     const bool drawn = !shape_.empty();
     const bool has_tensors = !query_.empty() || !key_.empty() || !value_.empty() || !qkv_.empty();
     if (drawn && has_tensors)
@@ -135,7 +135,9 @@ Inputs ProblemFlags::inputs() const {
     if (!drawn && (keys_ || key_heads_ || value_dim_))
         bad_option(
             "--keys, --key-heads and --value-dim change what --shape says, which is not given");
-    Inputs inputs = drawn ? draw() : load();
+    if (!drawn && (dtype_ || generator_ || seed_))
+        bad_option("--dtype, --generator and --seed say how --shape draws, which is not given");
+    Inputs inputs = drawn ? draw(values) : load();
     if (!mask_.empty()) {
         if (inputs.mask)
             bad_option(fmt::format("--mask is given, but {} holds a mask as well", qkv_));
@@ -174,7 +176,7 @@ Inputs ProblemFlags::load() const {
     return inputs;
 }
 
-Inputs ProblemFlags::draw() const {
+Inputs ProblemFlags::draw(Values values) const {
     Sizes sizes;
     sizes.B = shape_[0];
     sizes.Hq = shape_[1];
@@ -197,16 +199,24 @@ Inputs ProblemFlags::draw() const {
                                 static_cast<double>(sizes.E + sizes.Ev) +
                             B * static_cast<double>(sizes.H) * static_cast<double>(sizes.S) *
                                 static_cast<double>(sizes.E + sizes.Ev);
-    const DType dtype = dtype_named(dtype_);
+    const DType dtype = dtype_named(dtype_.value_or("float32"));
     check_memory(elements * static_cast<double>(std::max<std::size_t>(4, size_of(dtype))),
                  "these tensors");
 
+    const std::string generator = generator_.value_or("gauss");
+    const std::uint64_t seed = seed_.value_or(0);
+    // A generator that there is not is refused before any work, and where nothing is drawn as well.
     Inputs inputs;
-    Qkv drawn = generate(generator_, sizes, seed_, dtype);
+    Qkv drawn = generate(generator, values == Values::needed ? sizes : Sizes{}, seed, dtype);
+    if (values == Values::ignored) {
+        drawn.query = Tensor({sizes.B, sizes.Hq, sizes.L, sizes.E}, dtype);
+        drawn.key = Tensor({sizes.B, sizes.H, sizes.S, sizes.E}, dtype);
+        drawn.value = Tensor({sizes.B, sizes.H, sizes.S, sizes.Ev}, dtype);
+    }
     inputs.query = std::move(drawn.query);
     inputs.key = std::move(drawn.key);
     inputs.value = std::move(drawn.value);
-    inputs.origin = fmt::format("{}, seed {}", generator_, seed_);
+    inputs.origin = fmt::format("{}, seed {}", generator, seed);
     return inputs;
 }
 

@@ -40,9 +40,10 @@ class ProblemFlags {
         shape,           ///< only --shape and its kin
     };
     void add_to(CLI::App& app, Source source);
-    /// \brief Loads or draws the inputs.
+    enum class Values { needed, ignored };
+    /// \brief Loads or draws the inputs; drawn ones are all 0 where their values do not matter.
     /// \throws Error
-    Inputs inputs() const;
+    Inputs inputs(Values values = Values::needed) const;
     /// \brief Every input file that was named.
     std::vector<std::string> files() const;
 
@@ -51,15 +52,15 @@ class ProblemFlags {
     void add_shape(CLI::App& app, bool required);
     void add_options(CLI::App& app);
     Inputs load() const;
-    Inputs draw() const;
+    Inputs draw(Values values) const;
 
     // Files, each .npy or .safetensors:
     std::string query_, key_, value_, qkv_, mask_;
     // A drawn problem:
     std::vector<Index> shape_;  // B, Hq, L, E
     std::optional<Index> keys_, key_heads_, value_dim_;
-    std::string dtype_ = "float32", generator_ = "gauss";
-    std::uint64_t seed_ = 0;
+    std::optional<std::string> dtype_, generator_;
+    std::optional<std::uint64_t> seed_;
     // Options:
     std::string causal_ = "none";
     std::optional<double> scale_;

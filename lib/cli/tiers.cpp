@@ -91,7 +91,8 @@ Command add_tiers(CLI::App& parent, const Common& common) {
                     print(Json{{"tiers", list}});
                     return success;
                 }
-                for (const Tier* tier : tiers()) print(entry(*tier));
+                for (const Tier* tier : tiers())
+                    print((tier == tiers().front() ? "" : "\n") + entry(*tier));
                 return success;
             }};
 }
