@@ -3,7 +3,8 @@
     python3 -m venv venv && venv/bin/pip install numpy torch safetensors
     venv/bin/python tests/data/fixtures.py
 
-Element i, in row-major order, is i - 3.5; for bool it is whether i is odd.
+Element i, in row-major order, is i - 3.5; for bool it is whether i is odd. npy/problem_*.npy are a
+small problem and what numpy makes of it.
 """
 
 import pathlib
@@ -49,6 +50,37 @@ save("complex64", pattern((2, 3), "complex64"))
 save("records", numpy.zeros(3, dtype=[("a", "<f4"), ("b", "<f4")]))
 save("objects", numpy.array([{"a": 1}, None], dtype=object))
 save("rank9", pattern((1,) * 9, "float32"))
+
+# A small problem with every option, and what numpy makes of it: grouped heads, E != Ev, L != S.
+random = numpy.random.default_rng(0)
+query, key, value = (random.standard_normal(s) for s in [(2, 4, 5, 8), (2, 2, 7, 8), (2, 2, 7, 3)])
+seen = random.random((2, 1, 5, 7)) < 0.7
+seen[1, 0, 3] = False  # a row that may see no key
+added = random.standard_normal((4, 1, 7)).astype("float32")
+
+
+def attend(mask, causal, scale):
+    """(out, logsumexp) in float64; `mask` is added to the scores, -inf hides a key."""
+    wide = [numpy.repeat(x, 2, axis=1) for x in (key, value)]
+    scores = scale * query @ wide[0].swapaxes(-1, -2) + mask
+    if causal is not None:
+        scores = numpy.where(numpy.tri(5, 7, causal, dtype=bool), scores, -numpy.inf)
+    largest = scores.max(-1, keepdims=True)
+    weights = numpy.exp(scores - numpy.where(numpy.isfinite(largest), largest, 0))
+    total = weights.sum(-1, keepdims=True)
+    with numpy.errstate(divide="ignore"):
+        logsumexp = numpy.squeeze(numpy.log(total) + largest, -1)
+    return weights @ wide[1] / numpy.where(total == 0, 1, total), logsumexp
+
+
+hidden = numpy.where(seen, 0.0, -numpy.inf)
+plain = attend(0.0, None, 8**-0.5)
+options = attend(hidden, 0, -0.3)  # bool mask, causal upper-left, scale -0.3
+additive = attend(added, 7 - 5, 8**-0.5)  # additive mask, causal lower-right
+for name, array in {"query": query, "key": numpy.asfortranarray(key), "value": value, "seen": seen,
+                    "added": added, "plain_out": plain[0], "options_out": options[0],
+                    "options_logsumexp": options[1], "additive_out": additive[0]}.items():
+    save(f"problem_{name}", array)
 
 kinds = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16,
          "bfloat16": torch.bfloat16, "int64": torch.int64}
