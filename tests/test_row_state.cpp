@@ -30,8 +30,7 @@ RowState<Real> after(const std::vector<Real>& scores) {
 std::vector<double> random_scores(std::mt19937_64& random, double spread) {
     std::vector<double> scores(1 + random() % 9);
     for (double& s : scores)
-        s = random() % 5 == 0 ? -inf
-                              : (static_cast<double>(random() % 2001) / 1000 - 1) * spread;
+        s = random() % 5 == 0 ? -inf : (static_cast<double>(random() % 2001) / 1000 - 1) * spread;
     return scores;
 }
 
@@ -109,7 +108,8 @@ TEST_CASE("the merge of two halves equals the whole") {
     std::mt19937_64 random(1);
     for (double spread : {0.0, 1.0, 30.0, 2000.0}) {
         for (int repeat = 0; repeat < 200; ++repeat) {
-            const auto first = random_scores(random, spread), second = random_scores(random, spread);
+            const auto first = random_scores(random, spread),
+                       second = random_scores(random, spread);
             auto all = first;
             all.insert(all.end(), second.begin(), second.end());
             const RowState<double> a = after(first), b = after(second), whole = after(all);

@@ -110,6 +110,7 @@ void ProblemFlags::add_shape(CLI::App& app, bool required) {
         ->group(group)
         ->type_name("NAME");
     app.add_option("--seed", seed_, "Same seed, same numbers; default: 0")
+        ->check(CLI::NonNegativeNumber)  // else -1 would wrap to 2^64 - 1
         ->group(group)
         ->type_name("N");
 }
