@@ -14,7 +14,7 @@ using namespace attn;
 namespace {
 
 constexpr double inf = std::numeric_limits<double>::infinity();
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+constexpr double NaN = std::numeric_limits<double>::quiet_NaN();
 
 /// State after all scores, one at a time.
 template <class Real>
@@ -90,13 +90,13 @@ TEST_CASE("the weight of a hidden score is 0 even before anything was seen") {
 }
 
 TEST_CASE("the row state never loses a NaN") {
-    CHECK(std::isnan(larger(nan, 1.0)));
-    CHECK(std::isnan(larger(1.0, nan)));
-    CHECK(std::isnan(larger(-inf, nan)));
+    CHECK(std::isnan(larger(NaN, 1.0)));
+    CHECK(std::isnan(larger(1.0, NaN)));
+    CHECK(std::isnan(larger(-inf, NaN)));
     CHECK(larger(-inf, 2.0) == 2);
     CHECK(larger(2.0, -inf) == 2);
     for (const auto& scores : std::vector<std::vector<double>>{
-             {nan}, {nan, 1}, {1, nan}, {-inf, nan}, {nan, -inf}, {1, nan, 2}, {inf}, {inf, 0}}) {
+             {NaN}, {NaN, 1}, {1, NaN}, {-inf, NaN}, {NaN, -inf}, {1, NaN, 2}, {inf}, {inf, 0}}) {
         const RowState<double> row = after(scores);
         CHECK(std::isnan(row.sum));
         CHECK(std::isnan(row.normalizer()));
