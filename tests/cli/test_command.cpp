@@ -267,7 +267,9 @@ TEST_CASE("the command says which mistake was made, exits with 2, and touches no
         {"run " + out + "--scale nan", "scale is nan, but must be finite"},
         {"run " + out + "--scale two", "--scale"},
         {"run " + out + "--threads -1", "threads is -1, but must be 0 or more"},
-        {"compare --shape 1,1,2", "--shape"},
+        {"compare --shape 1,1,2", "--shape is '1,1,2', but must be four sizes B,H,L,E"},
+        {"compare --shape 1,1,2,2,", "but must be four sizes B,H,L,E"},
+        {"compare --shape 1,1,2,99999999999999999999", "but must be four sizes B,H,L,E"},
         {"compare --shape 1,1,2,-2", "E=-2 is negative"},
         {"compare --shape 1,1,2,2 --calls 0", "--calls"},
         {"compare --shape 99999999,99999999,2,2", "these tensors would take"},
@@ -435,7 +437,7 @@ TEST_CASE("the command tells its version, what it was built with, and its help")
                                   "explain --help", "generate --help", "demo --help"}) {
         CAPTURE(std::string(arguments));
         CHECK(folder.attn(arguments).status == 0);
-        CHECK(holds(folder.attn(arguments).out, "Usage: "));
+        CHECK(holds(folder.attn(arguments).out, "Usage: attn "));
     }
     CHECK(folder.attn("").status == 2);
 }
