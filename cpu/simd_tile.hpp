@@ -29,11 +29,11 @@ void fetch_tile(const Problem& p, const SimdTask& task, Index first, const TileS
             stride = from.stride[2];
             return;
         }
+        stride = copy_stride(columns);
         for (Index j = 0; j < tile.keys; ++j)
             widen_row(p.dtype, from.data, offset + j * from.stride[2], from.stride[3], columns,
-                      copy + j * columns);
+                      copy + j * stride);
         data = copy;
-        stride = columns;
     };
     fetch(p.key, p.E, scratch.key, tile.key, tile.key_stride);
     fetch(p.value, p.Ev, scratch.value, tile.value, tile.value_stride);
