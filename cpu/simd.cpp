@@ -176,7 +176,8 @@ const Tier tier_simd = {
     // exp2 is within 2^-21 of the weight; see simd_exp2.hpp and test_simd.cpp.
     .accuracy = {.weight_error = 0x1p-21,
                  .weight_error_f16 = 0x1p-21,
-                 .weight_error_bf16 = 0x1p-21},
+                 .weight_error_bf16 = 0x1p-21,
+                 .flushes_denormals = true},
     .available = always_available,
     .scratch_bytes = scratch_bytes,
     .run = run,
