@@ -80,8 +80,8 @@ RowMap map_rows(const Problem& p, const SimdTask& task) {
 }
 
 /// \brief Reads, transposes and scales the queries; lanes without a row hold zeros.
-void load_queries(const Problem& p, const SimdTask& task, const RowMap& map,
-                  const TileScratch& scratch) {
+inline void load_queries(const Problem& p, const SimdTask& task, const RowMap& map,
+                         const TileScratch& scratch) {
     const TensorView& from = p.query;
     const bool in_place = p.dtype == DType::float32 && from.stride[3] == 1;
     for (int lane = 0; lane < map.rows; lane += panel_lanes) {
@@ -115,7 +115,7 @@ void load_queries(const Problem& p, const SimdTask& task, const RowMap& map,
 }
 
 /// \brief No key seen: maxima -inf, sums 0.
-void start_panels(const Problem& p, const RowMap& map, const TileScratch& scratch) {
+inline void start_panels(const Problem& p, const RowMap& map, const TileScratch& scratch) {
     for (Index n = 0; n < lines(map.rows) * p.Ev; ++n) scratch.out[n] = 0;
     for (Index n = 0; n < simd_tile_rows; ++n) scratch.max[n] = minus_infinity, scratch.sum[n] = 0;
 }
