@@ -11,6 +11,7 @@
 /// Taught in \ref tier_eigen.
 #include "isa.hpp"
 #include "registry.hpp"
+#include "saturate.hpp"
 
 namespace attn {
 
@@ -37,12 +38,9 @@ void run(const Problem& p) {
 
 /// The five matrices of one head in the compute type: query, key, value, scores, output.
 std::size_t scratch_bytes(const Problem& p) {
-    const auto count = [](Index rows, Index columns) {
-        return static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns);
-    };
-    const std::size_t real = p.dtype == DType::float64 ? sizeof(double) : sizeof(float);
-    return real * (count(p.L, p.E) + count(p.S, p.E) + count(p.S, p.Ev) + count(p.L, p.S) +
-                   count(p.L, p.Ev));
+    const Saturating L = counted(p.L), S = counted(p.S), E = counted(p.E), Ev = counted(p.Ev);
+    const Saturating real{p.dtype == DType::float64 ? sizeof(double) : sizeof(float)};
+    return (real * (L * E + S * E + S * Ev + L * S + L * Ev)).count;
 }
 
 }  // namespace

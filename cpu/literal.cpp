@@ -9,6 +9,7 @@
 /// divides numerator and denominator by the same number) and keeps exp from overflowing. Source:
 /// Vaswani et al. 2017, eq. 1. Limits: none.
 #include "registry.hpp"
+#include "saturate.hpp"
 
 #include <cmath>
 #include <cstdint>
@@ -83,7 +84,7 @@ void run(const Problem& p) {
 }
 
 std::size_t scratch_bytes(const Problem& p) {
-    return static_cast<std::size_t>(p.S) * sizeof(double);
+    return (counted(p.S) * Saturating{sizeof(double)}).count;
 }
 
 }  // namespace

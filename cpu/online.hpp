@@ -3,6 +3,7 @@
 #pragma once
 
 #include "mask_scores.hpp"
+#include "saturate.hpp"
 
 #include <attn/row_state.hpp>
 #include <attn/tier.hpp>
@@ -22,7 +23,7 @@ struct OnlineScratch {
     Real* sum;    ///< (Ev): weighted sum of value rows, not yet divided
 
     static std::size_t bytes(const Problem& p) {
-        return static_cast<std::size_t>(online_tile + p.Ev) * sizeof(Real);
+        return ((counted(online_tile) + counted(p.Ev)) * Saturating{sizeof(Real)}).count;
     }
     explicit OnlineScratch(std::byte* memory)
         : score(reinterpret_cast<Real*>(memory)), sum(score + online_tile) {}

@@ -26,8 +26,7 @@ struct Plan {
 Plan make_plan(const TensorView& query, const TensorView& key, const TensorView& value,
                const MutableTensorView& out, const Options& options, const Execution& execution) {
     Plan plan{make_call(query, key, value, out, options, execution), nullptr, 0};
-    const Explanation chosen = choose(plan.call.problem, execution.tier, execution.scratch.size());
-    plan.tier = find_tier(chosen.tier);
+    plan.tier = &choose(plan.call.problem, execution.tier, execution.scratch.size());
     plan.scratch = plan.call.empty() ? 0 : plan.tier->scratch_bytes(plan.call.problem);
     if (execution.scratch.empty()) return plan;
     if (execution.scratch.size() < plan.scratch)
@@ -48,7 +47,8 @@ class HostScratch {
   public:
     explicit HostScratch(std::size_t bytes) : bytes_(bytes) {
         if (bytes == 0) return;
-        memory_ = ::operator new(bytes, cpu_alignment, std::nothrow);
+        // Rounding a size near SIZE_MAX up to the alignment would wrap around to nothing.
+        if (bytes <= PTRDIFF_MAX) memory_ = ::operator new(bytes, cpu_alignment, std::nothrow);
         if (memory_ == nullptr)
             throw Error(ErrorCode::no_memory,
                         "no memory for " + std::to_string(bytes) + " bytes of scratch");
@@ -130,8 +130,8 @@ std::size_t scratch_bytes(const TensorView& query, const TensorView& key, const 
 Explanation explain(const TensorView& query, const TensorView& key, const TensorView& value,
                     const MutableTensorView& out, const Options& options,
                     const Execution& execution) {
-    return choose(make_call(query, key, value, out, options, execution).problem, execution.tier,
-                  execution.scratch.size());
+    return explain_choice(make_call(query, key, value, out, options, execution).problem,
+                          execution.tier, execution.scratch.size());
 }
 
 }  // namespace attn

@@ -55,8 +55,10 @@ Extent check_view(const char* name, const BasicTensorView<Void>& view) {
     overflow |= __builtin_mul_overflow(lowest, element, &lowest);
     overflow |= __builtin_mul_overflow(highest, element, &highest);
     std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(view.data), end = begin;
-    overflow |= __builtin_sub_overflow(begin, static_cast<std::uintptr_t>(-lowest), &begin);
-    overflow |= __builtin_add_overflow(end, static_cast<std::uintptr_t>(highest + element), &end);
+    // Unsigned: after an overflow above, the values here are wrapped and only refused below.
+    overflow |= __builtin_sub_overflow(begin, 0 - static_cast<std::uintptr_t>(lowest), &begin);
+    overflow |= __builtin_add_overflow(end, static_cast<std::uintptr_t>(highest), &end);
+    overflow |= __builtin_add_overflow(end, static_cast<std::uintptr_t>(element), &end);
     if (view.data == nullptr)
         fail(ErrorCode::bad_shape,
              std::string(name) + " has shape " + shape_text(view) + " but no data");

@@ -76,41 +76,50 @@ Candidate consider(const Tier& tier, const Problem& problem, std::size_t caller_
     return candidate;
 }
 
+[[noreturn]] void fail_unknown(std::string_view asked) {
+    std::string names = "auto";
+    for (const Tier* known : tiers()) names += std::string(", ") + known->name;
+    throw Error(ErrorCode::bad_option,
+                "there is no tier '" + std::string(asked) + "'; there are " + names);
+}
+
+/// The tier asked for by name, or an error.
+const Tier& named(const Problem& problem, std::string_view asked) {
+    const Tier* tier = find_tier(asked);
+    if (tier == nullptr) fail_unknown(asked);
+    if (const Check taken = check_tier(*tier, problem); !taken)
+        throw Error(*taken.error, taken.message);
+    return *tier;
+}
+
 }  // namespace
 
-Explanation choose(const Problem& problem, std::string_view asked, std::size_t caller_scratch) {
-    if (asked != "auto") {
-        const Tier* tier = find_tier(asked);
-        if (tier == nullptr) {
-            std::string names = "auto";
-            for (const Tier* known : tiers()) names += std::string(", ") + known->name;
-            throw Error(ErrorCode::bad_option,
-                        "there is no tier '" + std::string(asked) + "'; there are " + names);
-        }
-        if (const Check taken = check_tier(*tier, problem); !taken)
-            throw Error(*taken.error, taken.message);
+const Tier& choose(const Problem& problem, std::string_view asked, std::size_t caller_scratch) {
+    if (asked != "auto") return named(problem, asked);
+    const Tier* best = nullptr;
+    double least = 0;
+    for (const Tier* tier : tiers()) {
+        if (tier->device == DeviceKind::gpu && problem.device == host) continue;
+        const Candidate candidate = consider(*tier, problem, caller_scratch);
+        if (!candidate.able || !candidate.reason.empty()) continue;
+        if (best != nullptr && candidate.estimated_seconds >= least) continue;
+        best = tier;
+        least = candidate.estimated_seconds;
     }
-
-    Explanation explanation;
+    if (best != nullptr) return *best;
+    std::string why;
     for (const Tier* tier : tiers())
-        explanation.candidates.push_back(consider(*tier, problem, caller_scratch));
+        why += (why.empty() ? "" : "; ") + consider(*tier, problem, caller_scratch).reason;
+    throw Error(ErrorCode::unsupported, "no tier takes this problem: " + why);
+}
 
-    Candidate* best = nullptr;
-    for (Candidate& candidate : explanation.candidates) {
-        if (asked != "auto"
-                ? candidate.tier == asked
-                : candidate.able && candidate.reason.empty() &&
-                      (best == nullptr || candidate.estimated_seconds < best->estimated_seconds))
-            best = &candidate;
-    }
-    if (best == nullptr) {
-        std::string why;
-        for (const Candidate& candidate : explanation.candidates)
-            why += (why.empty() ? "" : "; ") + candidate.reason;
-        throw Error(ErrorCode::unsupported, "no tier takes this problem: " + why);
-    }
-    for (Candidate& candidate : explanation.candidates) {
-        if (&candidate == best)
+Explanation explain_choice(const Problem& problem, std::string_view asked,
+                           std::size_t caller_scratch) {
+    Explanation explanation;
+    explanation.tier = choose(problem, asked, caller_scratch).name;
+    for (const Tier* tier : tiers()) {
+        Candidate candidate = consider(*tier, problem, caller_scratch);
+        if (candidate.tier == explanation.tier)
             candidate.reason = asked == "auto" ? "taken: the smallest estimate, " +
                                                      milliseconds(candidate.estimated_seconds)
                                                : "taken: asked for by name";
@@ -118,8 +127,8 @@ Explanation choose(const Problem& problem, std::string_view asked, std::size_t c
             candidate.reason = asked == "auto"
                                    ? "estimated at " + milliseconds(candidate.estimated_seconds)
                                    : "another tier was asked for by name";
+        explanation.candidates.push_back(candidate);
     }
-    explanation.tier = best->tier;
     return explanation;
 }
 

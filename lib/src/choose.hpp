@@ -6,10 +6,15 @@
 
 namespace attn {
 
-/// \brief Judges every tier for a problem and picks one.
-/// \param asked  a tier's name, or "auto"
+/// \brief The tier that runs a problem.
+/// \param asked           a tier's name, or "auto"
+/// \param caller_scratch  bytes of working memory that the caller gave; 0: none
 /// \throws Error `bad_option` for an unknown name; what `check_tier` says if the asked tier cannot
 ///         take the problem; `unsupported` if `auto` finds none.
-Explanation choose(const Problem& problem, std::string_view asked, std::size_t caller_scratch);
+const Tier& choose(const Problem& problem, std::string_view asked, std::size_t caller_scratch);
+
+/// \brief The same with a reason for every tier.
+Explanation explain_choice(const Problem& problem, std::string_view asked,
+                           std::size_t caller_scratch);
 
 }  // namespace attn
