@@ -17,6 +17,7 @@ namespace attn {
 template <class Real>
 [[gnu::always_inline]] inline void mask_scores(const Problem& p, Index b, Index h, Index i,
                                                Index first, Index count, Real* score) {
+    //! [select]
     constexpr Real minus_infinity = -std::numeric_limits<Real>::infinity();
     const Index visible = p.visible(i) - first;  // may be negative, or beyond the tile
     for (Index j = visible < 0 ? 0 : visible; j < count; ++j) score[j] = minus_infinity;
@@ -32,6 +33,7 @@ template <class Real>
             if (!attend[j * stride]) score[j] = minus_infinity;
         return;
     }
+    //! [select]
     visit_float(p.mask.dtype, [&]<class M>(M) {
         const M* add = static_cast<const M*>(p.mask.data) + begin;
         for (Index j = 0; j < end; ++j) {

@@ -14,9 +14,10 @@ python=/usr/bin/python3
 if ! [ -f "$build/CMakeCache.txt" ]; then
     cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DATTN_DOCS=ON
 fi
-cmake --build "$build" --target docs_facts exercises
+cmake --build "$build" --target docs_facts docs_first exercises
 mkdir -p "$out"
 "$build/docs/docs_facts" > "$out/facts.json"
+"$build/docs/docs_first" > "$out/output_first.txt"
 docs/exercises/exercise.sh --verdicts "$build" > "$out/verdicts.json"
 "$python" docs/tools/check.py
 "$python" docs/tools/site.py --facts "$out/facts.json" --verdicts "$out/verdicts.json" \

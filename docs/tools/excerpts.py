@@ -8,9 +8,9 @@ import re
 import sys
 
 LONGEST = 25
-FOLDERS = ["lib", "cpu", "gpu", "tests", "docs/exercises", "docs/tools"]
+FOLDERS = ["lib", "cpu", "gpu", "tests", "docs/exercises", "docs/tools", "docs/examples"]
 SUFFIXES = {".hpp", ".cpp", ".cu", ".cuh", ".def", ".py"}
-MARK = re.compile(r"^(\s*)//! \[([^\]]+)\]\s*$")
+MARK = re.compile(r"^(\s*)//!? \[([^\]]+)\]\s*$")  # plain // in headers that Doxygen reads
 
 
 def dedented(text):
@@ -25,7 +25,7 @@ def dedented(text):
             else:
                 open_tags.append(tag)
                 indents.append(len(indent))
-            lines.append(line.strip())
+            lines.append(f"//! [{tag}]")
             continue
         cut = indents[-1] if indents else 0
         lines.append(line[cut:] if line[:cut].strip() == "" else line)
@@ -38,7 +38,7 @@ def unmarked(text):
 
 def region(text, tag):
     """The lines between two markers, or None."""
-    parts = re.split(rf"(?m)^\s*//! \[{re.escape(tag)}\]\s*\n", text)
+    parts = re.split(rf"(?m)^\s*//!? \[{re.escape(tag)}\]\s*\n", text)
     return parts[1] if len(parts) == 3 else None
 
 

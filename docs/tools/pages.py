@@ -3,6 +3,7 @@
 A directive is {{name argument key=value}}; its function below is named after it. Everything it
 writes comes from the registry (facts), the records, the exercises or the sources.
 """
+import json
 import re
 import sys
 import xml.sax.saxutils
@@ -12,6 +13,7 @@ import tables
 from sources import files_of
 from words import WORDS
 
+QUESTIONS = ["why_no_transpose", "why_fused", "why_masks", "why_memory", "why_auto", "why_int8"]
 DIRECTIVE = re.compile(r"\{\{(\w+)\s*([^}]*)\}\}")
 
 
@@ -19,7 +21,7 @@ class Maker:
     def __init__(self, root, work, language, facts, measured, verdicts):
         self.root, self.work, self.language = root, work, language
         self.facts, self.measured, self.verdicts = facts, measured, verdicts
-        self.words = WORDS[language]
+        self.words, self.order = WORDS[language], None
         folder = root / "docs" / ("" if language == "en" else language)
         self.sources = sorted(folder.glob("*.dox"))
         self.texts = {path.stem: path.read_text() for path in self.sources}
@@ -38,15 +40,18 @@ class Maker:
 
     def course(self):
         """[(page, title)] in reading order."""
-        text = self.expand("course", self.texts["course"])
-        return [(page, xml.sax.saxutils.escape(self.title(page)))
-                for page in re.findall(r"\\subpage (\w+)", text)]
+        if self.order is None:
+            text = self.expand("course", self.texts["course"])
+            self.order = [(page, xml.sax.saxutils.escape(self.title(page)))
+                          for page in re.findall(r"\\subpage (\w+)", text)]
+        return self.order
 
     def write(self):
         """Writes every page; returns their ids."""
         target = self.work / "pages" / self.language
         target.mkdir(parents=True, exist_ok=True)
         ids = []
+        self.course()
         for name, text in self.texts.items():
             text = self.expand(name, text)
             excerpts.check(f"{name} ({self.language})", text, self.root)
@@ -78,6 +83,12 @@ class Maker:
     def do_chapters(self):
         """One line for each tier that has a page, in the ladder's order."""
         return "\n".join(f"- \\subpage tier_{t['name']}" for t in self.tiers)
+
+    def do_question_pages(self):
+        return "\n".join(f"- \\subpage {name}" for name in QUESTIONS if name in self.texts)
+
+    def do_questions(self):
+        return "\n".join(f"- \\ref {name}" for name in QUESTIONS if name in self.texts)
 
     def do_steps(self):
         """The journals of steps that were tried, where they exist."""
@@ -123,8 +134,7 @@ class Maker:
         return "\n".join(parts)
 
     def do_next(self):
-        order = self.course()
-        names = [page for page, _ in order]
+        names = [page for page, _ in self.order]
         at = names.index(self.page) if self.page in names else -1
         if at < 0:
             sys.exit(f"docs: {self.page} is not in the course")
@@ -164,6 +174,14 @@ class Maker:
     def do_explained(self):
         return tables.explained(self.words, self.facts["explained"])
 
+    def do_test(self, *sentence):
+        """The name of a test, which must exist."""
+        name = " ".join(sentence)
+        tests = "".join(p.read_text() for p in sorted((self.root / "tests").glob("test_*.cpp")))
+        if tests and f'TEST_CASE("{name}")' not in tests:
+            sys.exit(f"docs: {self.page}: tests/ has no test \"{name}\"")
+        return f"*{name}*"
+
     # ---- directives: exercises ------------------------------------------------------------------
 
     def do_exercises(self, name):
@@ -188,9 +206,9 @@ class Maker:
                 + (folded(words["hint"], hint) if hint.strip() else "")
                 + folded(words["solution"], f"\\include whole/{path}/solution.cpp"))
 
-    def do_verdict(self, exercise, case=""):
+    def do_verdict(self, exercise, *words_of_case):
         """What the judge says of the unsolved exercise, in its own words."""
-        found = self.verdicts.get(exercise)
+        found, case = self.verdicts.get(exercise), " ".join(words_of_case)
         if found is None:
             sys.exit(f"docs: {self.page}: no verdict on {exercise}")
         lines = [c for c in found["start"]["cases"] if not case or c["case"] == case]
@@ -199,7 +217,33 @@ class Maker:
         return tables.verdict(self.words, max(lines, key=lambda c: tables.number(c["ratio"])))
 
     def do_bug_grid(self):
-        return tables.bug_grid(self.words, self.verdicts)
+        return tables.bug_grid(self.words, self.root, self.verdicts)
+
+    def do_output(self, example):
+        """What a program in docs/examples/ printed when the site was built."""
+        text = (self.work.parent / f"output_{example}.txt").read_text()
+        return f"\\code{{.txt}}\n{text}\\endcode"
+
+    def do_notebooks(self):
+        titles = []
+        for path in sorted((self.root / "notebooks").glob("*.ipynb")):
+            cells = json.loads(path.read_text())["cells"]
+            first = "".join(next(c["source"] for c in cells if c["cell_type"] == "markdown"))
+            title = first.split("\n")[0].lstrip("# ")
+            titles.append([f"`notebooks/{path.name}`", title])
+        if not titles:
+            return self.words["no_notebooks"]
+        return tables.table([self.words["files"], ""], titles)
+
+    def do_anchors(self):
+        """What others' kernels take at the seed's shapes, from the record that holds them."""
+        return tables.anchors(self.words, self.root / "docs/measured")
+
+    def do_int8_state(self):
+        names = [t["name"] for t in self.facts["tiers"] if t["quantized"] or "int8" in t["name"]]
+        if not names:
+            return self.words["no_int8"]
+        return self.words["int8_tiers"].format(", ".join(self.link(name) for name in names))
 
     # ---- directives: measured -------------------------------------------------------------------
 

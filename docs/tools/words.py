@@ -29,6 +29,11 @@ WORDS = {
         "generator": "generator", "about": "what it draws", "dtype": "type", "tile": "tile",
         "scores": "scores in the tile", "shrink": "shrink", "max": "max", "sum": "sum",
         "computed": "Computed by the library when this site was built.",
+        "no_notebooks": "None has landed in this tree yet.",
+        "no_int8": "**What is not there yet:** no quantized tier has landed in this tree. When one "
+                   "does, its table stands here.",
+        "int8_tiers": "The quantized tiers in this tree: {}.",
+        "anchor": "implementation",
         "bug": "left out or broken", "caught": "caught", "passes": "passes",
     },
     "zh": {
@@ -58,6 +63,10 @@ WORDS = {
         "generator": "生成器", "about": "生成什么", "dtype": "类型", "tile": "块",
         "scores": "块中的得分", "shrink": "shrink", "max": "max", "sum": "sum",
         "computed": "由库在构建本站时计算得出。",
+        "no_notebooks": "本源码树中还没有笔记本。",
+        "no_int8": "**还没有的：**本源码树中还没有量化的级。等它到来，它的实测表会出现在这里。",
+        "int8_tiers": "本源码树中的量化级：{}。",
+        "anchor": "实现",
         "bug": "被省略或写错的部分", "caught": "发现", "passes": "漏过",
     },
 }
