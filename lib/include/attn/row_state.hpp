@@ -24,8 +24,8 @@ ATTN_HD inline Real larger(Real a, Real b) {
 /// \brief Running maximum and running sum of weights, exp(score - max), of one query row.
 template <class Real>
 struct RowState {
-    Real max = -std::numeric_limits<Real>::infinity();
-    Real sum = 0;
+    Real max = -std::numeric_limits<Real>::infinity();  ///< largest score so far
+    Real sum = 0;                                       ///< of weights under that maximum
 
     /// \brief Raises the maximum to cover scores up to `largest`.
     /// \return `shrink` = exp(old max - new max), by which all that was summed under the old
