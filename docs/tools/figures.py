@@ -56,7 +56,10 @@ def ladder_map(folder, facts, language, pages):
 
 def access_order(folder, facts, name):
     """Which key or value row a tier touches, touch after touch, for one query row."""
-    touches = [(kind, row) for kind, row in facts["trace"][name] if kind in "kv"]
+    touches = []
+    for kind, row in facts["trace"][name]:
+        if kind in "kv" and (not touches or touches[-1] != (kind, row)):
+            touches.append((kind, row))
     figure, axes = plt.subplots(figsize=(7.2, 3.2))
     for kind, label, paint in (("k", "key row", "#4a90d9"), ("v", "value row", "#e69f00")):
         points = [(n, row) for n, (k, row) in enumerate(touches) if k == kind]
@@ -100,6 +103,7 @@ def running_state(folder, facts):
     top.step(tiles, [s["max"] for s in states], where="mid", color="#d55e00", label="max")
     top.plot(tiles, [s["logsumexp"] for s in states], "s-", color="#009e73",
              label="max + log(sum)")
+    top.set_ylim(-2.6, 5.2)
     top.legend(loc="lower right", ncol=3, fontsize=9)
     top.set_ylabel("score")
     bottom.bar(tiles, [s["shrink"] for s in states], width=0.4, color="#4a90d9")
@@ -154,53 +158,71 @@ def made_from_records(kind, name, measured):
     """[(file, record)] of the plots of that kind which some record has the numbers for."""
     made = []
     for n, record in enumerate(measured):
-        rows = [r for r in record.rows if r["seconds"] and (not name or r["tier"] == name)]
-        if kind == "roofline" and not record.ceilings:
-            rows = []
-        if kind == "time" and not any(r["case"].startswith("sweep") for r in rows):
-            rows = []
-        if rows:
+        has = {"bars": any(not name or r["tier"] == name for r in record.rows),
+               "time": bool(record.lengths()), "roofline": bool(record.ceilings)}[kind]
+        if has:
             made.append((f"{kind}_{name + '_' if name else ''}{n}.svg", record))
     return made
 
 
 def bars(folder, facts, record, file, name):
     """GFLOP/s of each tier on each case, the tier of the page in full colour."""
-    cases = list(dict.fromkeys(r["case"] for r in record.rows if r["tier"] == name or not name))
-    tiers = [t["name"] for t in facts["tiers"]]
-    cases = cases[:8]
-    present = [t for t in tiers if any(r["tier"] == t and r["case"] in cases and r["gflops"]
-                                       for r in record.rows)]
+    cases = list(dict.fromkeys(r["case"] for r in record.rows if r["tier"] == name or not name))[:9]
+    present = [t["name"] for t in facts["tiers"]
+               if any(r["tier"] == t["name"] and r["case"] in cases for r in record.rows)]
     figure, axes = plt.subplots(figsize=(7.2, 3.8))
     width = 0.8 / max(1, len(present))
     for n, tier in enumerate(present):
-        found = [record.find(tier, case) for case in cases]
-        heights = [(row or {}).get("gflops") or 0 for row in found]
+        heights = [(record.find(tier, case) or {}).get("gflops", 0) for case in cases]
         axes.bar([x + n * width for x in range(len(cases))], heights, width,
-                 color=colour(facts, tier), alpha=1 if tier == name or not name else 0.35,
+                 color=colour(facts, tier), alpha=1 if tier == name or not name else 0.4,
                  label=tier)
     axes.set_yscale("log")
     axes.set_xticks([x + 0.4 - width / 2 for x in range(len(cases))], cases, rotation=25,
                     ha="right", fontsize=9)
-    axes.set_ylabel("GFLOP/s")
+    axes.set_ylabel("GFLOP/s, fewest threads")
     axes.legend(fontsize=9, ncol=4)
     save(figure, folder, file.removesuffix(".svg"))
 
 
 def time_plot(folder, facts, record, file):
+    rows = record.lengths()
+    fewest = min(r["threads"] for r in rows)
     figure, axes = plt.subplots(figsize=(7.2, 3.8))
     for tier in facts["tiers"]:
-        points = sorted((r["L"], r["seconds"]) for r in record.rows
-                        if r["tier"] == tier["name"] and r["case"].startswith("sweep")
-                        and r["seconds"] and r["L"])
+        points = sorted((r["L"], r["seconds"]) for r in rows
+                        if r["tier"] == tier["name"] and r["threads"] == fewest)
         if points:
             axes.plot([p[0] for p in points], [p[1] for p in points], "o-", markersize=4,
                       color=colour(facts, tier["name"]), label=tier["name"])
+    B, Hq, H, E, Ev = rows[0]["shape"]
+    axes.set_title(f"(B, Hq, H, E, Ev) = ({B}, {Hq}, {H}, {E}, {Ev}), {rows[0]['dtype']}, "
+                   f"{fewest} thread{'s' if fewest > 1 else ''}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("L = S")
     axes.set_ylabel("seconds")
     axes.legend(fontsize=9)
+    save(figure, folder, file.removesuffix(".svg"))
+
+
+def roofline(folder, facts, record, file):
+    """GFLOP/s against operations per byte of input and output, under the measured ceilings."""
+    peak, copy = record.ceilings["gflops_per_second"], record.ceilings["gbytes_per_second"]
+    figure, axes = plt.subplots(figsize=(7.2, 4.0))
+    grid = [2 ** (n / 4) for n in range(-8, 48)]
+    axes.plot(grid, [min(peak, copy * x) for x in grid], color=GREY, label="ceilings, measured")
+    for tier in facts["tiers"]:
+        points = [(r["flops"] / r["bytes"], r["gflops"]) for r in record.rows
+                  if r["tier"] == tier["name"]]
+        if points:
+            axes.plot([p[0] for p in points], [p[1] for p in points], "o", markersize=5,
+                      color=colour(facts, tier["name"]), label=tier["name"])
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("operations per byte that must be moved; flops = 2 (E + Ev) a visible score")
+    axes.set_ylabel("GFLOP/s")
+    axes.legend(fontsize=9, ncol=2)
     save(figure, folder, file.removesuffix(".svg"))
 
 
@@ -221,5 +243,6 @@ def draw(folder, facts, measured, language):
     for name in [""] + [tier["name"] for tier in facts["tiers"]]:
         for file, record in made_from_records("bars", name, measured):
             bars(folder, facts, record, file, name)
-    for file, record in made_from_records("time", "", measured):
-        time_plot(folder, facts, record, file)
+    for kind, plot in (("time", time_plot), ("roofline", roofline)):
+        for file, record in made_from_records(kind, "", measured):
+            plot(folder, facts, record, file)

@@ -70,7 +70,11 @@ class Maker:
             named = dict(a.split("=", 1) for a in arguments if "=" in a)
             self.page = page
             return function(*plain, **named)
-        return DIRECTIVE.sub(fill, text)
+        text = DIRECTIVE.sub(fill, text)
+        # Doxygen takes a star at the start of a line for the edge of the comment.
+        text = re.sub(r"(?m)^\*\*(\S.*?)\*\*", r"<b>\1</b>", text)
+        text = re.sub(r"(?m)^\*(\S[^*\n]*)\*", r"<em>\1</em>", text)
+        return re.sub(r"(?m)^(\\page .*)$", r"\1\n\\tableofcontents", text, count=1)
 
     def tier(self, name):
         for tier in self.facts["tiers"]:
@@ -255,8 +259,8 @@ class Maker:
         """A figure made from records; a sentence where there is no record for it."""
         import figures
         made = [f for f in figures.made_from_records(kind, name, self.measured)]
-        if not made:
-            return self.words["not_measured"].format(what=f"{kind} {name}".strip())
+        if not made:  # a tier's own page has said so above
+            return "" if name else self.words["not_measured"].format(what=self.words[kind])
         return "\n\n".join(f"\\image html {file} \"{self.caption_text(record)}\" width=100%"
                            for file, record in made)
 
@@ -268,8 +272,8 @@ class Maker:
         case = case.replace("_", " ")
         for record in self.measured:
             a, b = record.find(slow, case), record.find(fast, case)
-            if a and b and a["seconds"] and b["seconds"]:
-                return f"{a['seconds'] / b['seconds']:.3g}"
+            if a and b:
+                return f"{a['seconds'] / b['seconds']:.3g} ({record.machine}, {record.date})"
         return self.words["not_measured_inline"]
 
     def do_all_measured(self):

@@ -168,36 +168,38 @@ def cell(value, text):
     return "-" if value is None else text(value)
 
 
+def measured_row(words, row):
+    return [row["case"], row["dtype"], row["threads"], time_text(row["seconds"]),
+            f"{time_text(row['low'])} - {time_text(row['high'])}", f"{row['gflops']:.3g}",
+            cell(row["scratch"], bytes_text), cell(row["ratio"], ratio_text)]
+
+
+def measured_header(words):
+    return [words["case"], words["dtype"], words["threads"], words["median"], words["spread"],
+            "GFLOP/s", words["scratch"], words["error"]]
+
+
 def measured(words, records, name, base):
     parts = []
     for record in records:
         rows = []
-        for row in record.rows:
-            if row["tier"] != name:
-                continue
-            other = record.find(base, row["case"])
-            gain = other["seconds"] / row["seconds"] if other and row["seconds"] else None
-            rows.append([row["case"], row["dtype"], cell(row["seconds"], time_text),
-                         cell(row["gflops"], lambda g: f"{g:.3g}"),
-                         cell(gain, lambda g: f"{g:.3g}"), cell(row["scratch"], bytes_text),
-                         cell(row["ratio"], ratio_text)])
+        for row in (r for r in record.rows if r["tier"] == name):
+            other = record.find(base, row["case"], row["threads"])
+            gain = f"{other['seconds'] / row['seconds']:.3g}" if other else "-"
+            rows.append(measured_row(words, row) + [gain])
         if rows:
-            header = [words["case"], words["dtype"], words["time"], "GFLOP/s",
-                      words["against"].format(f"`{base}`"), words["scratch"], words["error"]]
-            parts.append(table(header, rows) + "\n" + record.caption(words) + "\n")
+            against = words["against"].format(f"`{base}`") if base != "nothing" else ""
+            parts.append(table(measured_header(words) + [against], rows) + "\n"
+                         + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what=f"`{name}`")
 
 
 def all_measured(words, records):
     parts = []
     for record in records:
-        rows = [[f"`{row['tier']}`", row["case"], row["dtype"], cell(row["seconds"], time_text),
-                 cell(row["gflops"], lambda g: f"{g:.3g}"), cell(row["scratch"], bytes_text),
-                 cell(row["ratio"], ratio_text)] for row in record.rows]
-        header = [words["tier"], words["case"], words["dtype"], words["time"], "GFLOP/s",
-                  words["scratch"], words["error"]]
-        parts.append(f"## {record.machine}\n" + table(header, rows) + "\n"
-                     + record.caption(words) + "\n")
+        rows = [[f"`{row['tier']}`"] + measured_row(words, row) for row in record.rows]
+        parts.append(f"## {record.machine}\n" + table([words["tier"]] + measured_header(words), rows)
+                     + "\n" + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what="any tier")
 
 
