@@ -72,8 +72,8 @@ class Maker:
             return function(*plain, **named)
         text = DIRECTIVE.sub(fill, text)
         # Doxygen takes a star at the start of a line for the edge of the comment.
-        text = re.sub(r"(?m)^\*\*(\S.*?)\*\*", r"<b>\1</b>", text)
-        text = re.sub(r"(?m)^\*(\S[^*\n]*)\*", r"<em>\1</em>", text)
+        text = re.sub(r"(?m)^( *)\*\*(\S.*?)\*\*", r"\1<b>\2</b>", text)
+        text = re.sub(r"(?m)^( *)\*(\S[^*\n]*)\*", r"\1<em>\2</em>", text)
         return re.sub(r"(?m)^(\\page .*)$", r"\1\n\\tableofcontents", text, count=1)
 
     def tier(self, name):
@@ -99,7 +99,13 @@ class Maker:
         return "\n".join(f"- \\subpage {name}" for name in self.texts if name.startswith("steps_"))
 
     def do_ladder(self):
-        return tables.ladder(self.words, self.facts["tiers"], {t["name"] for t in self.tiers})
+        return tables.ladder(self.words, self.facts["tiers"], {t["name"] for t in self.tiers},
+                             self.idea)
+
+    def idea(self, tier):
+        """In English from the registry; in another language from the title of the tier's page."""
+        title = self.title(f"tier_{tier['name']}")
+        return title.partition("：")[2] or tier["idea"]
 
     def do_map(self):
         return f"\\dotfile ladder_{self.language}.dot"
@@ -111,7 +117,7 @@ class Maker:
         needs = hardware.replace("_", " ") or tier["limits"]["requires"] or words["any_machine"]
         stars = "★" * int(level) + "☆" * (5 - int(level))
         return tables.table([words["tier"], f"`{name}`"], [
-            [words["idea"], tier["idea"]], [words["builds_on"], self.link(tier["builds_on"])],
+            [words["idea"], self.idea(tier)], [words["builds_on"], self.link(tier["builds_on"])],
             [words["level"], stars], [words["minutes"], words["minute_count"].format(minutes)],
             [words["before"], links], [words["hardware"], needs], [words["files"], files]])
 
