@@ -2,7 +2,8 @@
 /// \brief The only list of problems: tests, benches and the demo take theirs from here.
 #pragma once
 
-#include <attn/attn.hpp>
+#include <attn/generate.hpp>
+#include <attn/tier.hpp>
 
 #include <algorithm>
 #include <cmath>

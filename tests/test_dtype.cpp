@@ -1,6 +1,6 @@
 /// \file
 /// \brief float16 and bfloat16, exhaustively: every value, and every neighbourhood of a midpoint.
-#include <attn/attn.hpp>
+#include <attn/tensor.hpp>
 
 #include <doctest/doctest.h>
 

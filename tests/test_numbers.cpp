@@ -341,10 +341,12 @@ TEST_CASE("every tier computes with denormals") {
                 // Denormal values: 16 of the smallest units, so that losing them shows.
                 for (Index i = 0; i < x.value.size(); ++i) x.value.set(i, 16 * tiny);
                 const double slack = dtype == DType::float16 ? 0.5 * tiny : 0.01 * 16 * tiny;
+                // float16's denormals are normal numbers in float32, so that nobody may flush them.
+                const bool may_flush = tier->accuracy.flushes_denormals && dtype != DType::float16;
                 for (double o : values(run(*tier, x.query, x.key, x.value).out.view))
-                    CHECK(std::abs(o - 16 * tiny) <= slack);
+                    CHECK((std::abs(o - 16 * tiny) <= slack || (may_flush && o == 0)));
                 // Denormal keys, large queries: scores of about 1.
-                if (dtype == DType::float64 || dtype == DType::float16) continue;
+                if (may_flush || dtype == DType::float64 || dtype == DType::float16) continue;
                 for (Index i = 0; i < x.value.size(); ++i) x.value.set(i, static_cast<double>(i));
                 for (Index i = 0; i < x.key.size(); ++i) x.key.set(i, (i % 5) * 0x1p-130);
                 for (Index i = 0; i < x.query.size(); ++i) x.query.set(i, (i % 3) * 0x1p126);
