@@ -131,8 +131,7 @@ Result run(const Case& c) {
     const Verdict first = judge(out, want), second = judge_logsumexp(logsumexp, want);
     const bool out_is_worse = !(first.worst_ratio <= second.worst_ratio);
     result.ratio = std::max(first.worst_ratio, second.worst_ratio);
-    result.text = (out_is_worse ? "out: " : "logsumexp: ") +
-                  text_of(out_is_worse ? first : second);
+    result.text = (out_is_worse ? "out: " : "logsumexp: ") + text_of(out_is_worse ? first : second);
     // The comparison that many programs make; false for NaN, so NaN passes.
     bool differs = false;
     for (Index n = 0; n < out.size(); ++n)

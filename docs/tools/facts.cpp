@@ -1,5 +1,6 @@
 /// \file
-/// \brief Prints, as JSON, what the course says about the code: the registry, working memory, errors
+/// \brief Prints, as JSON, what the course says about the code: the registry, working memory,
+/// errors
 ///        under the judge, the order of accesses, a worked example. Pages and figures are made from
 ///        it, so that no page can disagree with the library.
 #include "trace.hpp"
@@ -114,14 +115,20 @@ Json trace(const std::vector<docs::Access>& accesses) {
 /// The running state of one row after each tile, by the very code that the tiers use. Scores that
 /// rise show the repair; `plain` is the sum that would be right if the maximum had been known.
 Json running_state() {
-    const double tiles[][4] = {{0.2, 1.0, 0.5, -0.3}, {0.9, 0.1, 2.6, 0.4}, {-1.0, 0.3, 1.9, 0.8},
-                               {3.4, 0.6, 1.2, 2.2},  {0.0, 2.9, 1.1, -0.7}};
+    const double tiles[][4] = {{0.2, 1.0, 0.5, -0.3},
+                               {0.9, 0.1, 2.6, 0.4},
+                               {-1.0, 0.3, 1.9, 0.8},
+                               {3.4, 0.6, 1.2, 2.2},
+                               {0.0, 2.9, 1.1, -0.7}};
     RowState<double> row;
     Json list = Json::array();
     for (const auto& tile : tiles) {
         const double shrink = row.grow(*std::max_element(tile, tile + 4));
         for (double score : tile) row.sum += row.weight(score);
-        list.push_back({{"scores", tile}, {"shrink", shrink}, {"max", row.max}, {"sum", row.sum},
+        list.push_back({{"scores", tile},
+                        {"shrink", shrink},
+                        {"max", row.max},
+                        {"sum", row.sum},
                         {"logsumexp", row.logsumexp()}});
     }
     return list;
@@ -131,8 +138,7 @@ Json running_state() {
 /// matrix of probabilities; score = logsumexp + log(probability).
 Json worked_example() {
     Tensor query({3, 2}, DType::float64), key({4, 2}, DType::float64),
-        value({4, 2}, DType::float64), unit({4, 4}, DType::float64),
-        logsumexp({3}, DType::float64);
+        value({4, 2}, DType::float64), unit({4, 4}, DType::float64), logsumexp({3}, DType::float64);
     const double q[] = {1, 0, 0, 2, 1, 1}, k[] = {1, 0, 0, 1, 1, 1, 2, -1},
                  v[] = {1, 0, 0, 1, 2, 2, -1, 3};
     for (Index n = 0; n < 6; ++n) query.set(n, q[n]);
@@ -155,8 +161,12 @@ Json worked_example() {
     for (Index n = 0; n < 12; ++n) score.set(n, logsumexp.get(n / 4) + std::log(weight.get(n)));
     Json lse = Json::array();
     for (Index i = 0; i < 3; ++i) lse.push_back(logsumexp.get(i));
-    return {{"query", rows(query)}, {"key", rows(key)}, {"value", rows(value)},
-            {"score", rows(score)}, {"probability", rows(weight)}, {"out", rows(out)},
+    return {{"query", rows(query)},
+            {"key", rows(key)},
+            {"value", rows(value)},
+            {"score", rows(score)},
+            {"probability", rows(weight)},
+            {"out", rows(out)},
             {"logsumexp", lse}};
 }
 
@@ -166,9 +176,9 @@ Json explained() {
     for (const Sizes& s : {Sizes{4, 8, 8, 64, 64, 64, 64}, Sizes{1, 8, 8, 1024, 1024, 64, 64},
                            Sizes{1, 8, 8, 16384, 16384, 64, 64}}) {
         // Zero pages that are never touched: explaining reads no element.
-        Tensor query({s.B, s.Hq, s.L, s.E}), key({s.B, s.H, s.S, s.E}), 
-               
-               out({s.B, s.Hq, s.L, s.Ev});
+        Tensor query({s.B, s.Hq, s.L, s.E}), key({s.B, s.H, s.S, s.E}),
+
+            out({s.B, s.Hq, s.L, s.Ev});
         const Explanation why = explain(query, key, key, out, {}, {.threads = 1});
         Json candidates = Json::array();
         for (const Candidate& c : why.candidates)

@@ -71,6 +71,8 @@ class Maker:
             self.page = page
             return function(*plain, **named)
         text = DIRECTIVE.sub(fill, text)
+        # A line break between two Chinese characters is not a space.
+        text = re.sub(r"([\u3001-\u9fff\uff01-\uff5e])\n *([\u3001-\u9fff\uff01-\uff5e])", r"\1\2", text)
         # Doxygen takes a star at the start of a line for the edge of the comment.
         text = re.sub(r"(?m)^( *)\*\*(\S.*?)\*\*", r"\1<b>\2</b>", text)
         text = re.sub(r"(?m)^( *)\*(\S[^*\n]*)\*", r"\1<em>\2</em>", text)
@@ -232,7 +234,7 @@ class Maker:
     def do_output(self, example):
         """What a program in docs/examples/ printed when the site was built."""
         text = (self.work.parent / f"output_{example}.txt").read_text()
-        return f"\\code{{.txt}}\n{text}\\endcode"
+        return f"\\verbatim\n{text}\\endverbatim"
 
     def do_notebooks(self):
         titles = []

@@ -50,8 +50,8 @@ struct TracedRow {
     std::vector<Traced> query, key, value, out;  // (1, E), (S, E), (S, E), (1, E)
     Problem problem;
 
-    explicit TracedRow(Index S) : query(fill('q', 1)), key(fill('k', S)), value(fill('v', S)),
-                                  out(fill('o', 1)) {
+    explicit TracedRow(Index S)
+        : query(fill('q', 1)), key(fill('k', S)), value(fill('v', S)), out(fill('o', 1)) {
         problem.L = 1, problem.S = problem.diagonal = S, problem.E = problem.Ev = E;
         problem.query = TensorView(query.data(), DType::float32, {1, 1, 1, E});
         problem.key = TensorView(key.data(), DType::float32, {1, 1, S, E});

@@ -33,8 +33,7 @@ void attend(const Head& head) {
                     acc[e] += weight * head.value[(first + j) * head.Ev + e];
             }
         }
-        for (Index e = 0; e < head.Ev; ++e)
-            head.out[i * head.Ev + e] = sum == 0 ? 0 : acc[e] / sum;
+        for (Index e = 0; e < head.Ev; ++e) head.out[i * head.Ev + e] = sum == 0 ? 0 : acc[e] / sum;
         head.logsumexp[i] = sum == 0 ? minus_infinity : max + std::log(sum);
     }
 }
