@@ -51,6 +51,7 @@ void visit_keys(const Problem& p, const SimdTask& task, const RowMap& map,
         KeyTile tile{};
         tile.keys = end - first < simd_tile_keys ? end - first : simd_tile_keys;
 
+        //! [skip]
         alignas(64) std::uint64_t allowed[64];
         const Cover cover = read_bits(p, task.b, map, first, tile.keys, allowed);
         if (cover == Cover::none) continue;
@@ -63,6 +64,7 @@ void visit_keys(const Problem& p, const SimdTask& task, const RowMap& map,
                 read_bias(p, task.b, map, first, tile.keys, scratch.bias, scratch.line);
             if (bias == Cover::none) continue;
             if (bias == Cover::mixed) tile.bias = scratch.bias;
+        //! [skip]
         }
 
         fetch_tile(p, task, first, scratch, tile);

@@ -268,7 +268,7 @@ class Maker:
         import figures
         made = [f for f in figures.made_from_records(kind, name, self.measured)]
         if not made:  # a tier's own page has said so above
-            return "" if name else self.words["not_measured"].format(what=self.words[kind])
+            return "" if name or kind == "roofline" and self.page != "measuring" else self.words["not_measured"].format(what=self.words[kind])
         return "\n\n".join(f"\\image html {file} \"{self.caption_text(record)}\" width=100%"
                            for file, record in made)
 
