@@ -6,6 +6,8 @@ import re
 import sys
 import urllib.parse
 
+import ladder_zh
+
 DOCS = pathlib.Path(__file__).resolve().parents[1]
 # A time, a rate, or "so many times faster": only records may say these.
 MEASURED = [r"\d\s*(?:ms|us|µs|μs|ns|seconds?|minutes?|秒|毫秒|微秒|分钟)\b(?!\s*device)",
@@ -37,6 +39,9 @@ def one_language():
     root = DOCS.parent
     if (root / "README.md").exists() != (root / "README.zh-CN.md").exists():
         bad.append("README.md and README.zh-CN.md must exist together")
+    elif ladder_zh.fresh(ladder_zh.README.read_text()) != ladder_zh.README.read_text():
+        bad.append("README.zh-CN.md's ladder is not that of lib/tiers.def; "
+                   "python3 docs/tools/ladder_zh.py rewrites it")
     for task in sorted(DOCS.glob("exercises/*/task.md")):
         for name in ("task.zh.md", "start.cpp", "solution.cpp"):
             if not (task.parent / name).exists():

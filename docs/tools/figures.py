@@ -163,10 +163,10 @@ def causal_tasks(folder, root):
     figure, axes = plt.subplots(figsize=(7.2, 3.4))
     for number in range(count):
         first = (count - 1 - number) * rows
-        axes.fill([0, first + 1, first + rows, 0], [first, first, first + rows, first + rows],
+        axes.fill([0, first, first + rows, 0], [first, first, first + rows, first + rows],
                   color="#009e73", alpha=0.75 - 0.6 * number / count, linewidth=0)
-        axes.text(3, first + rows / 2, f"{number + 1}", va="center", ha="left")
-    axes.set_xlim(0, L)
+        axes.text(first + rows + 2, first + rows / 2, f"task {number + 1}", va="center", fontsize=9)
+    axes.set_xlim(0, L + 16)
     axes.set_ylim(L, 0)
     axes.set_xlabel("key j")
     axes.set_ylabel("query row i")

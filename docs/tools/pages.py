@@ -284,5 +284,16 @@ class Maker:
                 return f"{a['seconds'] / b['seconds']:.3g} ({record.machine}, {record.date})"
         return self.words["not_measured_inline"]
 
+    def do_speedup(self, one, many, case):
+        """The same, but the faster one with the most threads that the record has for it."""
+        case = case.replace("_", " ")
+        for record in self.measured:
+            rows = [r for r in record.rows if r["tier"] == many and r["case"] == case]
+            a, b = record.find(one, case), max(rows, key=lambda r: r["threads"], default=None)
+            if a and b:
+                return (f"{a['seconds'] / b['seconds']:.3g} ({b['threads']} {self.words['threads']}; "
+                        f"{record.machine}, {record.date})")
+        return self.words["not_measured_inline"]
+
     def do_all_measured(self):
         return tables.all_measured(self.words, self.measured)

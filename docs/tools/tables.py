@@ -38,7 +38,9 @@ def ratio_text(ratio):
     ratio = number(ratio)
     if math.isinf(ratio):
         return "∞"
-    return f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0e}".replace("e+0", "e")
+    if ratio < 1000:
+        return f"{ratio:.3g}" if ratio < 1 else f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
+    return f"{ratio:.0e}".replace("e+0", "e")
 
 
 # ---- the registry --------------------------------------------------------------------------------
