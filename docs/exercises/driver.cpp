@@ -16,12 +16,10 @@
 #include <string>
 #include <vector>
 
-// What the exercise allows, in floats; set by its line in CMakeLists.txt.
-#ifndef EXERCISE_SCRATCH
-#define EXERCISE_SCRATCH 8 * (L + S) * (E + Ev + S + L)
-#endif
-
 namespace attn::exercises {
+
+/// Floats of scratch that the exercise allows: budget.cpp.
+Index budget(Index L, Index S, Index E, Index Ev);
 
 Scratch::Scratch(Index budget)
     : budget_(budget), memory_(new float[static_cast<std::size_t>(budget)]) {
@@ -107,8 +105,7 @@ Result run(const Case& c) {
     Tensor out({1, 1, s.L, s.Ev}), logsumexp({1, 1, s.L});
     std::ranges::fill(out.values<float>(), std::numeric_limits<float>::quiet_NaN());
     std::ranges::fill(logsumexp.values<float>(), std::numeric_limits<float>::quiet_NaN());
-    [[maybe_unused]] const Index L = s.L, S = s.S, E = s.E, Ev = s.Ev;
-    Scratch scratch(EXERCISE_SCRATCH);
+    Scratch scratch(budget(s.L, s.S, s.E, s.Ev));
     Head head{s.L, s.S, s.E, s.Ev};
     head.query = x.query.values<float>().data();
     head.key = x.key.values<float>().data();
