@@ -4,7 +4,7 @@ Deterministic (a fixed hash salt, no date), transparent, with grey text that can
 and on dark paper.
 """
 import pathlib
-import re
+import runpy
 
 import matplotlib
 
@@ -153,57 +153,6 @@ def errors(folder, facts):
     save(figure, folder, "errors")
 
 
-def causal_tasks(folder, root):
-    """Tasks of one head of tier openmp, numbered in the order in which they are handed out."""
-    source = root / "cpu/openmp.cpp"
-    if not source.exists():
-        return
-    rows = int(re.search(r"rows_per_task = (\d+)", source.read_text())[1])
-    L, count = 128, 128 // rows
-    figure, axes = plt.subplots(figsize=(7.2, 3.4))
-    for number in range(count):
-        first = (count - 1 - number) * rows
-        axes.fill([0, first, first + rows, 0], [first, first, first + rows, first + rows],
-                  color="#009e73", alpha=0.75 - 0.6 * number / count, linewidth=0)
-        axes.text(first + rows + 2, first + rows / 2, f"task {number + 1}", va="center", fontsize=9)
-    axes.set_xlim(0, L + 16)
-    axes.set_ylim(L, 0)
-    axes.set_xlabel("key j")
-    axes.set_ylabel("query row i")
-    axes.set_title(f"tasks of {rows} rows, the longest first")
-    save(figure, folder, "openmp_tasks")
-
-
-def register_tiles(folder, root):
-    """Accumulators, operands and broadcast of tier simd's inner loop, read from its source."""
-    source = root / "cpu/simd_microkernel.hpp"
-    if not source.exists():
-        return
-    found = re.findall(r"panel_vectors = (\d+);\s*constexpr int tile_rows\(int vectors\) \{\s*"
-                       r"return vectors == \d+ \? (\d+)", source.read_text())
-    names = ["AVX-512: 32 registers", "AVX2: 16 registers", "SSE2: 16 registers"]
-    figure, all_axes = plt.subplots(1, len(found), figsize=(7.2, 3.2))
-    for axes, name, (vectors, rows) in zip(all_axes, names, found):
-        vectors, rows = int(vectors), int(rows)
-        for r in range(rows):
-            for v in range(vectors):
-                axes.add_patch(plt.Rectangle((v + 1.4, -r - 1.4), 0.9, 0.9, facecolor="#4a90d9",
-                                             alpha=0.7))
-        for v in range(vectors):
-            axes.add_patch(plt.Rectangle((v + 1.4, 0), 0.9, 0.9, facecolor="#e69f00", alpha=0.8))
-        axes.add_patch(plt.Rectangle((0.1, -1.4), 0.9, 0.9, facecolor="#d55e00", alpha=0.8))
-        axes.text(0.55, -1.7, "a", ha="center", va="top")
-        axes.text(1.4 + vectors / 2, 1.05, "b: queries", ha="center", va="bottom", fontsize=9)
-        axes.text(1.4 + vectors / 2, -rows - 0.75, f"c: {rows} x {vectors} sums", ha="center",
-                  va="top", fontsize=9)
-        axes.set_title(name, fontsize=10)
-        axes.set_xlim(-0.3, 5.8)
-        axes.set_ylim(-8, 2.2)
-        axes.set_aspect("equal")
-        axes.axis("off")
-    save(figure, folder, "simd_registers")
-
-
 # ---- plots of records ----------------------------------------------------------------------------
 
 def made_from_records(kind, name, measured):
@@ -290,8 +239,9 @@ def draw(folder, facts, measured, language):
         access_order(folder, facts, name)
     matrices_to_scale(folder)
     running_state(folder, facts)
-    causal_tasks(folder, root.parent)
-    register_tiles(folder, root.parent)
+    for script in sorted((root / "figures").glob("*.py")):  # figures of one tier's page
+        if f"tier_{script.stem}" in pages and script.stem in {t["name"] for t in facts["tiers"]}:
+            runpy.run_path(str(script))["draw"](folder, root.parent)
     memory(folder, facts)
     errors(folder, facts)
     for name in [""] + [tier["name"] for tier in facts["tiers"]]:

@@ -30,6 +30,10 @@ class Maker:
                 title, _, body = path.read_text().partition("\n")
                 title = re.sub(r"\s*\{#.*\}", "", title.lstrip("# "))
                 self.texts[path.stem] = f"/**\n\\page {path.stem} {title}\n\n{body}\n*/\n"
+        # A page may be there before its tier.
+        registered = {f"tier_{t['name']}" for t in facts["tiers"]}
+        self.texts = {name: text for name, text in self.texts.items()
+                      if not name.startswith("tier_") or name in registered}
         self.tiers = [tier for tier in facts["tiers"] if f"tier_{tier['name']}" in self.texts]
 
     # ---- the course as a whole ------------------------------------------------------------------
@@ -66,8 +70,9 @@ class Maker:
             function = getattr(self, "do_" + name, None)
             if function is None:
                 sys.exit(f"docs: {page}: there is no directive {{{{{name}}}}}")
-            plain = [a for a in arguments if "=" not in a]
-            named = dict(a.split("=", 1) for a in arguments if "=" in a)
+            named_only = ("level=", "minutes=", "before=", "hardware=")
+            plain = [a for a in arguments if not a.startswith(named_only)]
+            named = dict(a.split("=", 1) for a in arguments if a.startswith(named_only))
             self.page = page
             return function(*plain, **named)
         text = DIRECTIVE.sub(fill, text)
