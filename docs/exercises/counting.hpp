@@ -18,6 +18,11 @@ struct Answer {
 /// \brief Asks the learner's function; defined by each exercise's check.cpp.
 std::vector<Answer> check();
 
+/// \brief An answer that should be so; `otherwise` says what is wrong if it is not.
+inline Answer claim(const std::string& name, bool ok, const std::string& otherwise) {
+    return {name, ok, ok ? "it is so" : otherwise};
+}
+
 /// \brief An answer that should be a number.
 inline Answer compare(const std::string& name, long long got, long long want) {
     return {name, got == want,

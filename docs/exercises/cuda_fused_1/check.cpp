@@ -42,9 +42,11 @@ std::vector<Answer> check() {
             }
             writing = std::max(writing, turns(floats));
         }
-    return {{"every row has its own column", permutation, "a column is missing or taken twice"},
-            {"four rows stay together", together, "a float4 would not hold four neighbouring rows"},
-            compare("turns to write", writing, 1)};
+    return {
+        claim("every row has its own column", permutation, "a column is missing or taken twice"),
+        claim("four rows stay together", together,
+              "a float4 would not hold four neighbouring rows"),
+        compare("turns to write", writing, 1)};
 }
 
 }  // namespace attn::exercises

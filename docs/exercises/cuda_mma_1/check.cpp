@@ -29,7 +29,7 @@ std::vector<Answer> check() {
                     wrong += row_of(lane, i) != group + 8 * half;
                     wrong += column_of(lane, i) != 2 * t + pair;
                 }
-    return {{"every element has one place", every, "an element is missing or held twice"},
+    return {claim("every element has one place", every, "an element is missing or held twice"),
             compare("rows or columns that differ", wrong, 0),
             compare("lanes that share a row", lanes_of_a_row(),
                     static_cast<long long>(lanes_of_row[0].size()))};

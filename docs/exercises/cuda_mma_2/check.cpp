@@ -32,10 +32,10 @@ std::vector<Answer> check() {
             reading = std::max(reading, turns(phase));
             copying = std::max(copying, turns(row));
         }
-    return {
-        {"every piece has its own place", inside, "a place is outside, unaligned or taken twice"},
-        compare("turns of a phase of ldmatrix", reading, 1),
-        compare("turns to copy a row in", copying, 1)};
+    return {claim("every piece has its own place", inside,
+                  "a place is outside, unaligned or taken twice"),
+            compare("turns of a phase of ldmatrix", reading, 1),
+            compare("turns to copy a row in", copying, 1)};
 }
 
 }  // namespace attn::exercises
