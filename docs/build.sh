@@ -11,8 +11,10 @@ out=build/docs
 python=/usr/bin/python3
 "$python" -c 'import matplotlib' 2>/dev/null || python=python3
 
-if ! [ -f "$build/CMakeCache.txt" ]; then
-    cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DATTN_DOCS=ON
+if [ "$build" = build/release ]; then
+    cmake --preset release -DATTN_DOCS=ON
+else
+    cmake -S . -B "$build" -DATTN_DOCS=ON
 fi
 cmake --build "$build" --target docs_facts docs_first exercises
 mkdir -p "$out"

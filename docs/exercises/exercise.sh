@@ -2,6 +2,7 @@
 # Judges an exercise of the course.
 # usage: docs/exercises/exercise.sh NAME [BUILD]        build and judge NAME's start.cpp
 #        docs/exercises/exercise.sh --list              the exercises
+#        docs/exercises/exercise.sh --all [BUILD]       every solution must pass, every start fail
 #        docs/exercises/exercise.sh --verdicts [BUILD]  every verdict as JSON (built before)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -9,6 +10,13 @@ name=${1:---list}
 build=${2:-build/release}
 here=docs/exercises
 
+configure() {
+    if [ "$build" = build/release ]; then
+        cmake --preset release -DATTN_DOCS=ON
+    else
+        cmake -S . -B "$build" -DATTN_DOCS=ON
+    fi > /dev/null
+}
 exercises() { for task in "$here"/*/task.md; do basename "$(dirname "$task")"; done; }
 
 case $name in
@@ -16,6 +24,9 @@ case $name in
         for exercise in $(exercises); do
             printf '%-16s %s\n' "$exercise" "$(sed -n '1s/^# //p' "$here/$exercise/task.md")"
         done ;;
+    --all)
+        configure
+        ctest --test-dir "$build" --label-regex '^exercise$' --output-on-failure ;;
     --verdicts)
         separator='{'
         for exercise in $(exercises); do
@@ -31,8 +42,7 @@ case $name in
             echo "exercise: there is no '$name'; there are:" $(exercises) >&2
             exit 2
         fi
-        [ -f "$build/CMakeCache.txt" ] ||
-            cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DATTN_DOCS=ON
+        configure
         cmake --build "$build" --target "exercise_${name}_start"
         echo "$name: $(sed -n '1s/^# //p' "$here/$name/task.md"), $here/$name/start.cpp"
         "$build/docs/exercises/exercise_${name}_start" ;;
