@@ -148,6 +148,9 @@ class Maker:
                          + self.words["whole"].format(f"<code>{relative}</code>")
                          + f"</summary>\n\\endhtmlonly\n\\include whole/{relative}\n"
                          + "\\htmlonly\n</details>\n\\endhtmlonly")
+        if len(parts) > 2:
+            parts = [f"\\htmlonly\n<details><summary>{self.words['all_files'].format(len(parts))}"
+                     "</summary>\n\\endhtmlonly", *parts, "\\htmlonly\n</details>\n\\endhtmlonly"]
         return "\n".join(parts)
 
     def do_next(self):

@@ -22,7 +22,7 @@ WORDS = {
         "case": "case", "median": "median", "scratch": "scratch", "error": "error / bound",
         "against": "against {}", "tier": "tier", "on": "on", "builds_on": "builds on",
         "adds": "the one idea it adds", "diff": "The difference to `{}`: {} lines of code added, "
-        "{} removed", "whole": "The whole file {}", "task": "Exercise {}", "hint": "Hint",
+        "{} removed", "whole": "The whole file {}", "all_files": "All {} files of this tier", "task": "Exercise {}", "hint": "Hint",
         "solution": "Solution", "try": "Edit `docs/exercises/{0}/start.cpp`, then run "
         "`./run exercise {0}`.", "previous": "Previous", "next": "Next", "query": "query",
         "shape_order": "(B, Hq, L, S, E)", "taken": "takes", "worst": "worst error / bound",
@@ -58,7 +58,7 @@ WORDS = {
         "case": "用例", "median": "中位数", "scratch": "工作内存", "error": "误差 / 界",
         "against": "相对 {}", "tier": "级", "on": "设备", "builds_on": "基于",
         "adds": "新增的唯一想法", "diff": "与 `{}` 的差别：新增 {} 行代码，删去 {} 行",
-        "whole": "完整文件 {}", "task": "练习 {}", "hint": "提示",
+        "whole": "完整文件 {}", "all_files": "这一级的全部 {} 个文件", "task": "练习 {}", "hint": "提示",
         "solution": "答案", "try": "修改 `docs/exercises/{0}/start.cpp`，然后运行 "
         "`./run exercise {0}`。", "previous": "上一页", "next": "下一页", "query": "查询",
         "shape_order": "(B, Hq, L, S, E)", "taken": "选择", "worst": "最大误差 / 界",
