@@ -21,7 +21,8 @@ ATTN_HD inline Real larger(Real a, Real b) {
     return (b > a || b != b) ? b : a;
 }
 
-/// \brief Running maximum and running sum of weights, exp(score - max), of one query row.
+/// \brief Running maximum and running sum of weights, exp(score - max), of one query row. Taught in
+///        \ref tier_online.
 template <class Real>
 struct RowState {
     Real max = -std::numeric_limits<Real>::infinity();  ///< largest score so far
