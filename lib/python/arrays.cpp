@@ -55,9 +55,7 @@ std::string dtype_text(nb::dlpack::dtype dtype) {
            (dtype.lanes == 1 ? "" : " x " + std::to_string(dtype.lanes));
 }
 
-std::string class_of(nb::handle object) {
-    return nb::cast<std::string>(nb::str(nb::type_name(object.type())));
-}
+std::string class_of(nb::handle object) { return Py_TYPE(object.ptr())->tp_name; }
 
 template <class Void, class Array>
 BasicTensorView<Void> view_of(const Array& array, const char* name, Bits16 bits16) {

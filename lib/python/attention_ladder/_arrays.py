@@ -43,32 +43,31 @@ def prepare(
     code = _shapes.causal_code(is_causal, causal, attn_mask is not None)
     plan = _shapes.plan(tuple(query.shape), tuple(key.shape), tuple(value.shape), enable_gqa)
 
-    filled = _Buffer(query, plan.out, _dtype_name(query)) if out is None else None
+    dtype = _dtype_name(query)
+    filled = _Buffer(query, plan.out, dtype) if out is None else None
     rows = None
     if return_logsumexp:
-        wide = _dtype_name(query) == "float64"
-        rows = _Buffer(query, plan.query[:-1], "float64" if wide else "float32")
+        rows = _Buffer(query, plan.query[:-1], "float64" if dtype == "float64" else "float32")
 
-    written = out if filled is None else filled.memory
-    read = [
-        _expand(query, plan.query, 1),
-        _expand(key, plan.key, plan.repeat_key),
-        _expand(value, plan.value, plan.repeat_value),
-    ]
-    names = ("query", "key", "value", "out", "attn_mask")
-    bits = [_bits(name, a) for name, a in zip(names, (*read, written, attn_mask))]
-    bfloat16_bits = any(is_bits for _, is_bits in bits) or (
-        filled is not None and filled.is_bfloat16
-    )
+    given = {
+        "query": _expand(query, plan.query, 1),
+        "key": _expand(key, plan.key, plan.repeat_key),
+        "value": _expand(value, plan.value, plan.repeat_value),
+        "attn_mask": attn_mask,
+        "out": out,
+    }
+    bits = {name: _bits(name, array) for name, array in given.items()}
+    if filled is not None:
+        bits["out"] = (filled.memory, filled.is_bits)
     arguments = (
-        *(array for array, _ in bits),
+        *(bits[name][0] for name in ("query", "key", "value", "out", "attn_mask")),
         None if rows is None else rows.memory,
         code,
         None if scale is None else float(scale),
         tier,
         stream,
         threads,
-        bfloat16_bits,
+        any(is_bits for _, is_bits in bits.values()),
     )
 
     def result() -> Any:
@@ -120,14 +119,12 @@ class _Buffer:
 
     def __init__(self, like: Any, shape: tuple[int, ...], dtype: str) -> None:
         self.xp = _namespace(like)
-        self.dtype = dtype
-        self.is_bfloat16 = False
-        on_host = like.__dlpack_device__()[0] in DLPACK_HOST
-        if isinstance(like, np.ndarray):
-            self.memory = np.empty(shape, like.dtype if dtype == "bfloat16" else dtype)
-        elif on_host:  # JAX's arrays are never written: it gets numpy's memory, without a copy
-            self.is_bfloat16 = dtype == "bfloat16"
-            self.memory = np.empty(shape, np.uint16 if self.is_bfloat16 else dtype)
+        self.is_bits = False
+        if like.__dlpack_device__()[0] in DLPACK_HOST:
+            # Also for JAX, whose own arrays are never written.
+            self.is_bits = dtype == "bfloat16"
+            self.memory = np.empty(shape, np.uint16 if self.is_bits else dtype)
+            self.dtype = like.dtype if self.is_bits else self.memory.dtype
         elif self.xp.__name__.startswith("jax"):
             raise Unsupported(
                 "query is a JAX array on a GPU, whose memory may not be written: give out="
@@ -136,8 +133,7 @@ class _Buffer:
             self.memory = self.xp.empty(shape, dtype=dtype, device=like.device)
 
     def finish(self) -> Any:
-        if not isinstance(self.memory, np.ndarray) or self.xp is np:
+        if not isinstance(self.memory, np.ndarray):
             return self.memory
-        if self.is_bfloat16:
-            return self.xp.asarray(self.memory).view("bfloat16")
-        return self.xp.from_dlpack(self.memory)
+        array = self.memory if self.xp is np else self.xp.from_dlpack(self.memory)
+        return array.view(self.dtype) if self.is_bits else array

@@ -197,7 +197,13 @@ def expand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         key = key.repeat_interleave(plan.repeat_key, -3)
     if plan.repeat_value > 1:
         value = value.repeat_interleave(plan.repeat_value, -3)
-    return query.expand(plan.query), key.expand(plan.key), value.expand(plan.value)
+    if query.shape != plan.query:
+        query = query.expand(plan.query)
+    if key.shape != plan.key:
+        key = key.expand(plan.key)
+    if value.shape != plan.value:
+        value = value.expand(plan.value)
+    return query, key, value
 
 
 def empty_out(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
