@@ -19,6 +19,7 @@ torchs_own = torch._C._nn.scaled_dot_product_attention
 """torch's function itself, also while `torch.nn.functional`'s name for it is replaced."""
 
 TAKEN_DTYPES = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16))
+MAX_RANK = 8
 PLAIN_TENSORS = frozenset((torch.Tensor, torch.nn.Parameter, torch.nn.Buffer))
 
 
@@ -98,14 +99,16 @@ def why_torch(query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float
             return "gradient"
     if query.dtype not in TAKEN_DTYPES:
         return "dtype"
+    if max(query.dim(), key.dim(), value.dim()) > MAX_RANK:
+        return "rank"
     if torch.compiler.is_compiling():
         return ""
     if torch.jit.is_tracing():
         return "tracing"
-    if torch.autograd.forward_ad._current_level >= 0:
-        return "forward gradient"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "functorch"  # vmap, jvp, ...: their tensors have no memory of their own
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward gradient"
     return ""
 
 
