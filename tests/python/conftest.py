@@ -6,11 +6,15 @@ import os
 import sys
 from pathlib import Path
 
-import hypothesis
-import numpy as np
-import pytest
+# Before numpy and the module start their threads: more of them than cores only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-import attention_ladder as al
+import hypothesis  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+import attention_ladder as al  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))  # harness.py
 

@@ -24,6 +24,7 @@ from ._errors import (
     Unsupported,
 )
 from ._inputs import generate, generators
+from ._judge import Finding, Report, judge
 from ._state import Stats, reset_stats, stats
 from ._tiers import Candidate, Explanation, Tier, find_tier, tiers
 
@@ -38,7 +39,9 @@ __all__ = [
     "DeviceError",
     "Error",
     "Explanation",
+    "Finding",
     "NoMemory",
+    "Report",
     "Stats",
     "Tier",
     "Unavailable",
@@ -48,6 +51,7 @@ __all__ = [
     "find_tier",
     "generate",
     "generators",
+    "judge",
     "reset_stats",
     "scaled_dot_product_attention",
     "stats",

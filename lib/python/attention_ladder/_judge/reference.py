@@ -61,7 +61,8 @@ class Verdict:
         if self.problem:
             return self.problem
         at = ", ".join(map(str, self.index))
-        return f"{self.ratio:.3g} of the bound at [{at}]: got {self.got:.9g}, want {self.want:.9g}"
+        far = "" if np.isinf(self.ratio) else f"{self.ratio:.3g} of the bound "
+        return f"{far}at [{at}]: got {self.got:.9g}, want {self.want:.9g}"
 
 
 def visible_keys(L: int, S: int, mask: np.ndarray | None, causal: str | None) -> np.ndarray:
@@ -140,19 +141,27 @@ def half_ulp(size: np.ndarray, dtype: str) -> np.ndarray:
 def judge_out(out: Any, reference: Reference, weight_error: float = 0.0) -> Verdict:
     """Compares a result, widened to float64, with its reference."""
     W, A = reference.value_size, reference.score_size[..., None]
-    return _compare(out, reference.out, W, A, reference.dtype, reference.dtype, weight_error)
+    return compare(out, reference.out, W, A, reference.dtype, reference.dtype, weight_error)
 
 
 def judge_logsumexp(logsumexp: Any, reference: Reference, weight_error: float = 0.0) -> Verdict:
     """Compares a logsumexp, which is float32, or float64 for float64 inputs."""
     of = "float64" if reference.dtype == "float64" else "float32"
     A = reference.score_size
-    return _compare(logsumexp, reference.logsumexp, np.ones_like(A), A, reference.dtype, of,
-                    weight_error)
+    return compare(logsumexp, reference.logsumexp, np.ones_like(A), A, reference.dtype, of,
+                   weight_error)
 
 
-def _compare(got: Any, want: np.ndarray, W: np.ndarray, A: np.ndarray, computed: str, stored: str,
-             weight_error: float) -> Verdict:
+def judge_pair(one: Any, other: Any, reference: Reference, weight_error: float = 0.0) -> Verdict:
+    """Two results that should be one: each may be off by its bound."""
+    W, A = reference.value_size, reference.score_size[..., None]
+    return compare(one, np.asarray(other).astype(reference.out.dtype), W, A, reference.dtype,
+                   reference.dtype, weight_error, times=2)
+
+
+def compare(got: Any, want: np.ndarray, W: np.ndarray, A: np.ndarray, computed: str, stored: str,
+            weight_error: float, times: float = 1.0) -> Verdict:
+    """The bound of W and A, `times` over; `computed` gives the roundoff, `stored` the last place."""
     got = np.asarray(got).astype(want.dtype)
     if got.shape != want.shape:
         return Verdict(np.inf, problem=f"shape {got.shape}, but {want.shape} is right")
@@ -161,7 +170,7 @@ def _compare(got: Any, want: np.ndarray, W: np.ndarray, A: np.ndarray, computed:
     u = 2.0**-53 if computed == "float64" else 2.0**-24
     with np.errstate(invalid="ignore", divide="ignore"):
         size = np.maximum(abs(got), abs(want))
-        bound = half_ulp(size, stored) + (u * (16 + 8 * A) + weight_error) * W
+        bound = times * (half_ulp(size, stored) + (u * (16 + 8 * A) + weight_error) * W)
         error = abs(got - want)
         same = (got == want) | (np.isnan(got) & np.isnan(want))
         ratio = np.where(same, 0, error / bound)
