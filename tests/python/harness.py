@@ -6,6 +6,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 import attention_ladder as al
 from attention_ladder._judge.reference import judge_logsumexp, judge_out, reference
@@ -16,6 +17,14 @@ DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+
+
+def needs(tier: str, dtype: str) -> None:
+    """Skips a test that the tier's stated limits exclude."""
+    t = al.find_tier(tier)
+    assert t is not None
+    if dtype not in t.dtypes:
+        pytest.skip(f"{tier} does not take {dtype}")
 
 
 def weight_error(tier: str, dtype: str) -> float:

@@ -10,7 +10,7 @@ import time
 import ml_dtypes
 import numpy as np
 import pytest
-from harness import DTYPES, attend_and_judge, normal, same_bits
+from harness import DTYPES, attend_and_judge, needs, normal, same_bits
 
 import attention_ladder as al
 
@@ -25,6 +25,7 @@ def qkv(rng):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(5, 8), (3, 5, 8), (2, 3, 5, 8), (2, 2, 3, 5, 8)])
 def test_every_dtype_and_rank_is_within_the_bound(tier, dtype, shape, rng):
+    needs(tier, dtype)
     attend_and_judge(*(normal(rng, shape, dtype) for _ in range(3)), tier=tier)
 
 

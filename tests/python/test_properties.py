@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import EXACT_TIERS
-from harness import normal, same_bits, weight_error, widen
+from harness import needs, normal, same_bits, weight_error, widen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +45,7 @@ def function(tier, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 @pytest.mark.parametrize("prop", PROPERTIES, ids=lambda p: p.name)
 def test_property(tier, dtype, prop):
+    needs(tier, dtype)
     f = function(tier, dtype)
     examples = 40 if prop.whole else 8 if dtype == "float32" else 3
 
