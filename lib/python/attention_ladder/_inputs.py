@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +31,8 @@ def generate(
 
     :raises BadOption: for an unknown generator.
     """
-    sizes: tuple[Any, ...] = (
-        B, Hq, Hq if H is None else H, L, L if S is None else S, E, E if Ev is None else Ev,
-    )
-    return _core.generate(generator, *sizes, seed)
+    H = Hq if H is None else H
+    S = L if S is None else S
+    Ev = E if Ev is None else Ev
+    query, key, value = _core.generate(generator, B, Hq, H, L, S, E, Ev, seed)
+    return query, key, value

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention.bias import CausalBias, CausalVariant
-from torch.utils.dlpack import to_dlpack
 
 from . import _core, _shapes, _state
 from ._errors import BadDevice, BadDtype, BadOption, BadShape, Error, Unavailable, Unsupported
@@ -94,7 +93,7 @@ def why_torch(query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float
         if tensor.layout is not torch.strided:
             return "sparse"
         if tensor.device.type not in ("cpu", "cuda"):
-            return tensor.device.type  # "meta", "mps", "xpu", ...
+            return str(tensor.device.type)  # "meta", "mps", "xpu", ...
         if grad and tensor.requires_grad:
             return "gradient"
     if query.dtype not in TAKEN_DTYPES:
@@ -103,7 +102,7 @@ def why_torch(query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float
         return "rank"
     if torch.compiler.is_compiling():
         return ""
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         return "tracing"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "functorch"  # vmap, jvp, ...: their tensors have no memory of their own
@@ -255,7 +254,7 @@ def arguments(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, out: 
 def _capsule(tensor: torch.Tensor) -> Any:
     if tensor.is_neg():  # a lazy minus sign, which DLPack does not carry
         tensor = tensor.resolve_neg()
-    return to_dlpack(tensor)
+    return torch._C._to_dlpack(tensor)
 
 
 def run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,

@@ -69,7 +69,7 @@ def parse(text: str) -> Case:
             raise ValueError(f"a case has no {name!r}")
         kind = {"mask": str, "causal": bool, "scale": float, "sharp": float}.get(name, int)
         given[name] = value == "True" if kind is bool else kind(value)
-    case = replace(default, **given)  # type: ignore[arg-type]
+    case = replace(default, **given)
     if case.mask not in MASKS:
         raise ValueError(f"a case has no mask {case.mask!r}; there are {', '.join(MASKS)}")
     return case

@@ -128,8 +128,8 @@ def resolve(text: str) -> Callable[..., Any]:
     if module == "torch":
         import torch
 
-        return torch._C._nn.scaled_dot_product_attention  # type: ignore[no-any-return]
+        return torch._C._nn.scaled_dot_product_attention
     found: Any = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)
-    return found  # type: ignore[no-any-return]
+    return found

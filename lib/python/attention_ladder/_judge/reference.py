@@ -89,7 +89,7 @@ def reference(
     Takes numpy arrays with (..., Hq, L, E), (..., H, S, E), (..., H, S, Ev) that hold what the judged
     function was given, exactly widened. `dtype` is the judged function's.
     """
-    real = np.longdouble if dtype == "float64" else np.float64
+    real: Any = np.longdouble if dtype == "float64" else np.float64
     q, k, v = (np.asarray(a, real) for a in (query, key, value))
     if mask is not None and mask.dtype != bool:
         mask = np.asarray(mask, real)
@@ -98,14 +98,13 @@ def reference(
         v = np.repeat(v, q.shape[-3] // v.shape[-3], axis=-3)
     E, Ev = q.shape[-1], v.shape[-1]
     L, S = q.shape[-2], k.shape[-2]
-    if scale is None:
-        scale = 1 / np.sqrt(real(E)) if E else real(1)
+    factor = real(scale) if scale is not None else 1 / np.sqrt(real(E)) if E else real(1)
     rows = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2]), L)
     visible = np.broadcast_to(visible_keys(L, S, mask, causal), (*rows, S))
 
     with np.errstate(invalid="ignore", over="ignore"):
-        score = real(scale) * (q @ np.swapaxes(k, -1, -2))
-        size = abs(real(scale)) * (abs(q) @ np.swapaxes(abs(k), -1, -2))
+        score = factor * (q @ np.swapaxes(k, -1, -2))
+        size = abs(factor) * (abs(q) @ np.swapaxes(abs(k), -1, -2))
         if mask is not None and mask.dtype != bool:
             score = score + np.where(visible, mask, 0)
             size = size + np.where(visible, abs(mask), 0)

@@ -64,4 +64,5 @@ class LadderAttnProcessor:
             out = out.transpose(1, 2).reshape(image_shape)
         if attn.residual_connection:
             out = out + residual
-        return out / attn.rescale_output_factor
+        result: torch.Tensor = out / attn.rescale_output_factor
+        return result

@@ -35,7 +35,7 @@ def why_not(model: onnx.ModelProto) -> str:
     return ""
 
 
-class AttentionBackend(Backend):  # type: ignore[misc]
+class AttentionBackend(Backend):
     """Runs a model that is one Attention node. A subclass may name another tier."""
 
     tier = "auto"
@@ -56,7 +56,7 @@ class AttentionBackend(Backend):  # type: ignore[misc]
         return device == "CPU"
 
 
-class AttentionModel(BackendRep):  # type: ignore[misc]
+class AttentionModel(BackendRep):
     """A prepared model."""
 
     def __init__(self, model: onnx.ModelProto, tier: str) -> None:

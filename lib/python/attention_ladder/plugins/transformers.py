@@ -54,7 +54,6 @@ def forward(
         is_causal = getattr(module, "is_causal", True)
     # A mask already holds the causal rule, and one row of a cached decoder sees every key.
     is_causal = is_causal and attention_mask is None and query.shape[2] > 1
-    causal = "upper_left" if is_causal else None
     if position_bias is not None:
         attention_mask = _with_bias(attention_mask, position_bias)
     out = scaled_dot_product_attention(
@@ -65,7 +64,7 @@ def forward(
         dropout,
         scale=scaling,
         enable_gqa=key.shape[1] != query.shape[1],
-        causal=causal,
+        causal="upper_left" if is_causal else None,
     )
     return out.transpose(1, 2).contiguous(), None
 
