@@ -216,6 +216,6 @@ def anchors(words, folder):
     for part in record["tables"]:
         rows = [[row["name"]] + [cell(x, time_text) for x in row["seconds"]]
                 for row in part["rows"]]
-        parts.append(part["title"] + "\n" + table([words["anchor"]] + part["columns"], rows))
+        parts.append(part[words["title_key"]] + "\n" + table([words["anchor"]] + part["columns"], rows))
     return ("\n".join(parts) + f"\n{record['machine']['gpu']}; {record['date']}; "
             f"{record['method']}; docs/measured/{path.name}\n")

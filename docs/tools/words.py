@@ -35,7 +35,7 @@ WORDS = {
         "int8_tiers": "The quantized tiers in this tree: {}.",
         "time": "times of one shape at three or more lengths", "bars": "GFLOP/s",
         "roofline": "the ceilings of a machine", "threads": "threads", "spread": "10 % to 90 %",
-        "anchor": "implementation",
+        "anchor": "implementation", "title_key": "title",
         "bug": "left out or broken", "caught": "caught", "passes": "passes",
     },
     "zh": {
@@ -70,7 +70,7 @@ WORDS = {
         "int8_tiers": "本源码树中的量化级：{}。",
         "time": "同一形状在三种以上长度下的时间", "bars": "GFLOP/s",
         "roofline": "机器上限", "threads": "线程", "spread": "10 % 至 90 %",
-        "anchor": "实现",
+        "anchor": "实现", "title_key": "title_zh",
         "bug": "被省略或写错的部分", "caught": "发现", "passes": "漏过",
     },
 }
