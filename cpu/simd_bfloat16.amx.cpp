@@ -14,13 +14,12 @@
 ///               tile of 64 keys                     when they are rounded to bfloat16
 ///
 /// Scores, softmax and sums stay in float32, one query in each lane. Rounding a weight to bfloat16
-/// costs up to 2^-9 of it: Tier.accuracy says so.
+/// costs up to 2^-8 of it: Tier.accuracy says so.
 #include "simd_decode.hpp"
-#include "simd_tile.hpp"
 
 #include <immintrin.h>
 
-namespace attn::amx {
+namespace attn::ATTN_ISA {
 namespace {
 
 using Half = std::uint16_t;  // the bits of a bfloat16
@@ -198,6 +197,32 @@ const Half* fetch_keys(const Problem& p, const SimdTask& task, Index first, Inde
     return scratch.key;
 }
 
+/// \brief Transposes 16 rows of 4: to[c][r] = from[r][c]. Rows 4 apart share a register from the
+///        start, so each shuffle works on four 4 x 4 blocks at once.
+[[gnu::always_inline]] inline void transpose_16x4(const float* from, Index from_row, float* to,
+                                                  Index to_row) {
+    const auto rows = [&](Index r) {  // rows r, r + 4, r + 8, r + 12
+        const auto four = [&](Index row) { return _mm_loadu_ps(from + row * from_row); };
+        __m512 x = _mm512_castps128_ps512(four(r));
+        x = _mm512_insertf32x4(x, four(r + 4), 1);
+        x = _mm512_insertf32x4(x, four(r + 8), 2);
+        return _mm512_castps_pd(_mm512_insertf32x4(x, four(r + 12), 3));
+    };
+    const auto low = [](__m512d a, __m512d b) {
+        return _mm512_castps_pd(_mm512_unpacklo_ps(_mm512_castpd_ps(a), _mm512_castpd_ps(b)));
+    };
+    const auto high = [](__m512d a, __m512d b) {
+        return _mm512_castps_pd(_mm512_unpackhi_ps(_mm512_castpd_ps(a), _mm512_castpd_ps(b)));
+    };
+    const __m512d a = rows(0), b = rows(1), c = rows(2), d = rows(3);
+    const __m512d ab_low = low(a, b), ab_high = high(a, b);
+    const __m512d cd_low = low(c, d), cd_high = high(c, d);
+    _mm512_storeu_ps(to, _mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low)));
+    _mm512_storeu_ps(to + to_row, _mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low)));
+    _mm512_storeu_ps(to + 2 * to_row, _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high)));
+    _mm512_storeu_ps(to + 3 * to_row, _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)));
+}
+
 /// \brief Transposes a tile of values: two keys' elements become a pair, and pairs move as floats.
 void transpose_values(const Problem& p, const SimdTask& task, Index first, Index keys,
                       const AmxScratch& scratch) {
@@ -224,11 +249,11 @@ void transpose_values(const Problem& p, const SimdTask& task, Index first, Index
             to[e] = low | high << 16;
         }
     }
-    for (Index k = 0; k < simd_tile_keys / 2; k += 4)
+    for (Index k = 0; k < simd_tile_keys / 2; k += 16)
         for (Index e = 0; e < columns; e += 4)
-            transpose_4x4(scratch.pairs + k * columns + e, columns,
-                          reinterpret_cast<float*>(scratch.value) + e * (simd_tile_keys / 2) + k,
-                          simd_tile_keys / 2);
+            transpose_16x4(scratch.pairs + k * columns + e, columns,
+                           reinterpret_cast<float*>(scratch.value) + e * (simd_tile_keys / 2) + k,
+                           simd_tile_keys / 2);
 }
 
 /// \brief Scales and masks the scores of 16 queries; returns their maxima, and those before.
@@ -270,10 +295,28 @@ void weigh(const float* score, Index lanes, Lanes shift, Half* weight, Lanes& su
     }
 }
 
+/// \brief Puts 0 in the place of every value that is not finite, and adds what it contributes by
+/// hand
+///        to the rows that give it a weight: in the product, 0 * NaN would reach the others.
+void set_aside_non_finite(Index columns, Index lanes, const AmxScratch& scratch) {
+    constexpr Half exponent = 0x7f80;
+    for (Index e = 0; e < columns; ++e)
+        for (Index j = 0; j < simd_tile_keys; ++j) {
+            Half& value = scratch.value[e * simd_tile_keys + j];
+            if ((value & exponent) != exponent) continue;
+            for (Index lane = 0; lane < lanes; ++lane) {
+                const float weight =
+                    widen<bfloat16>(scratch.weight[(j / 2 * lanes + lane) * 2 + j % 2]);
+                if (weight != 0) scratch.out[e * lanes + lane] += weight * widen<bfloat16>(value);
+            }
+            value = 0;
+        }
+}
+
 //! [loop]
 /// \brief Visits the tiles of keys as visit_keys does.
 void visit_keys_amx(const Problem& p, const SimdTask& task, const RowMap& map,
-                    const AmxScratch& scratch) {
+                    const AmxScratch& scratch, bool careful) {
     const Tiles tiles;
     const Index lanes = tall(map.rows), columns = tall(p.Ev);
     const float scale = static_cast<float>(p.scale);
@@ -305,12 +348,14 @@ void visit_keys_amx(const Problem& p, const SimdTask& task, const RowMap& map,
             weigh(scratch.score + lane, lanes, shift, scratch.weight + 2 * lane, total);
             store(max + lane, top);
             store(sum + lane, total);
+            if (xsimd::all(shrink == Lanes(1.0f))) continue;  // no maximum grew
             for (Index e = 0; e < columns; ++e) {
                 float* const at = scratch.out + e * lanes + lane;
                 store(at, load(at) * shrink);
             }
         }
         transpose_values(p, task, first, tile.keys, scratch);
+        if (careful) set_aside_non_finite(columns, lanes, scratch);
         multiply(scratch.value, simd_tile_keys * static_cast<Index>(sizeof(Half)), columns,
                  scratch.weight, lanes, simd_tile_keys / depth, scratch.out, true);
     }
@@ -320,10 +365,9 @@ void visit_keys_amx(const Problem& p, const SimdTask& task, const RowMap& map,
 void attend_tile_amx(const Problem& p, const SimdTask& task, float* memory) {
     const AmxScratch scratch(p, memory);
     const RowMap map = map_rows(p, task);
-    visit_keys_amx(p, task, map, scratch);
-    // A value that is not finite must not reach rows that may not see it: the kernel that can skip
-    // weights of 0 takes over.
-    if (!all_finite(p, map, scratch.tile)) return attend_tile(p, task, memory);
+    visit_keys_amx(p, task, map, scratch, false);
+    // As in attend_tile: a value that is not finite must not reach rows that may not see it.
+    if (!all_finite(p, map, scratch.tile)) visit_keys_amx(p, task, map, scratch, true);
     store_tile(p, task, map, scratch.tile);
 }
 
@@ -343,4 +387,4 @@ extern const SimdKernels simd_kernels = {
     .exp2 = nullptr,
 };
 
-}  // namespace attn::amx
+}  // namespace attn::ATTN_ISA

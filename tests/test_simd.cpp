@@ -75,6 +75,21 @@ TEST_CASE("the instruction set that ATTN_ISA names is the one that runs") {
         const Setenv force("ATTN_ISA", name_of(copy.isa));
         CHECK(simd.variant(p).starts_with(name_of(copy.isa)));
     }
+    Problem bfloat16 = p;
+    bfloat16.dtype = DType::bfloat16;
+    {
+        const Setenv force("ATTN_ISA", "avx2");
+        CHECK_FALSE(may_use_amx());
+    }
+    {
+        const Setenv force("ATTN_ISA", "amx");
+        if (may_use_amx()) {
+            CHECK(simd.variant(bfloat16).starts_with("avx512 with amx"));
+            CHECK_FALSE(simd.variant(p).starts_with("avx512 with amx"));
+        } else {
+            CHECK_THROWS_AS(simd.variant(bfloat16), Error);
+        }
+    }
     const Setenv force("ATTN_ISA", "sse9");
     CHECK_THROWS_AS(simd.variant(p), Error);
 }
