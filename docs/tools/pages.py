@@ -312,5 +312,8 @@ class Maker:
                         f"{record.machine}, {record.date})")
         return self.words["not_measured_inline"]
 
+    def do_versus(self):
+        return tables.versus(self.words, self.measured.rivals)
+
     def do_all_measured(self):
         return tables.all_measured(self.words, self.measured)
