@@ -64,7 +64,7 @@ def tiers_without_page():
 class Links(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
-        self.found, self.anchors = [], set()
+        self.found, self.anchors, self.loaded = [], set(), []
 
     def handle_starttag(self, tag, attributes):
         for key, value in attributes:
@@ -73,6 +73,8 @@ class Links(html.parser.HTMLParser):
             if value and ((tag, key) in (("a", "href"), ("img", "src"), ("script", "src"),
                                          ("link", "href"), ("object", "data"), ("iframe", "src"))):
                 self.found.append(value)
+                if tag != "a" and urllib.parse.urlsplit(value).scheme:
+                    self.loaded.append(value)
 
 
 def broken_links(site):
@@ -83,6 +85,7 @@ def broken_links(site):
             continue
         links = Links()
         links.feed(path.read_text())
+        bad += [f"{path.relative_to(site)} loads {link} from the network" for link in links.loaded]
         for link in links.found:
             target = urllib.parse.urlsplit(link)
             if target.scheme or link.startswith(("#", "javascript:")):
