@@ -11,6 +11,13 @@ if(ATTN_CUDA AND NOT (ATTN_CUDA STREQUAL "AUTO" AND NOT ATTN_GPU_TIERS))
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
+    # CMake 3.25.1 does not know that nvcc takes C++20, and refuses every target that asks for it.
+    if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+      list(APPEND CMAKE_CUDA_COMPILE_FEATURES cuda_std_20)
+      set(CMAKE_CUDA20_COMPILE_FEATURES cuda_std_20)
+    endif()
     find_package(CUDAToolkit REQUIRED)
     set(ATTN_HAVE_CUDA ON)
   elseif(NOT ATTN_CUDA STREQUAL "AUTO")
@@ -44,9 +51,9 @@ function(attn_add_cuda_tiers target)
   # cudart inside: nothing of CUDA is needed to link or load the library on a machine without it.
   target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:CUDA::cudart_static>)
   set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
-  # CMake 3.25.1 does not know nvcc's C++20 flag. -lineinfo: the sanitizers name source lines.
-  # Without the relaxed rules device code could not call std::bit_cast and numeric_limits.
+  # -lineinfo: the sanitizers name source lines. Without the relaxed rules device code could not
+  # call std::bit_cast and numeric_limits.
   target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall
       -Xptxas=-v,-warn-spills $<$<BOOL:${ATTN_WERROR}>:-Werror=all-warnings>>)
 endfunction()

@@ -1,0 +1,187 @@
+/// \file
+/// \brief Tier `simd`: the fast CPU tier.
+///
+/// Builds on `openmp`. New here: the arithmetic of one core is used up to its limit. One query lies
+/// in each SIMD lane, so the softmax of 4, 8 or 16 queries is written like the softmax of one and
+/// no sum ever crosses lanes. Read the files in this order, one idea each:
+///
+///     simd_lanes.hpp        a register of queries, over xsimd
+///     simd_exp2.hpp         2^x in every lane
+///     simd_microkernel.hpp  the register tile: both matrix products are one loop
+///     simd_panel.hpp        a panel of queries against a tile of keys: the online softmax
+///     simd_rows.hpp         float16 and bfloat16 are widened on the way in, rounded on the way out
+///     simd_layout.hpp       queries transposed in, outputs transposed out
+///     simd_masks.hpp        64 x 64 bits say which tiles to skip and which to mask
+///     simd_tile.hpp         the loop over the tiles of keys
+///     simd_decode.hpp       few queries: keys and values streamed at the memory's speed
+///     simd_merge.hpp        keys split among threads, states merged
+///     simd.cpp              this file: the plan, the threads, the choice of the instruction set
+///
+/// The kernels are compiled once per instruction set (simd.isa.cpp) and chosen at run time; the
+/// environment variable ATTN_ISA forces one. Limits: no float64.
+/// Taught in \ref tier_simd.
+#include "flush_denormals.hpp"
+#include "isa.hpp"
+#include "registry.hpp"
+#include "simd_kernel.hpp"
+#include "threads.hpp"
+
+namespace attn {
+namespace {
+
+const SimdKernels& kernels() {
+    switch (current_isa()) {
+#define ATTN_CASE(isa) \
+    case Isa::isa:     \
+        return isa::simd_kernels;
+        ATTN_FOR_EACH_ISA(ATTN_CASE)
+#undef ATTN_CASE
+        default:
+            return baseline::simd_kernels;
+    }
+}
+
+/// How a problem is cut into tasks. All but `threads` and `merge_later` follows from the shape
+/// alone, so that results do not depend on the machine's number of cores.
+struct Plan {
+    bool stream;      // few queries: attend_rows instead of attend_tile
+    Index rows;       // per key head: L queries of Hq / H heads
+    Index tile_rows;  // rows of a task
+    Index tiles;      // tiles of rows per key head
+    Index parts;      // parts that the keys of a tile are split into
+    Index part_keys;  // keys of a part
+    int threads;
+    bool merge_later;      // parts are tasks; otherwise one task does a tile's parts in turn
+    Index thread_floats;   // a kernel's working memory, then two states if parts are done in turn
+    Index state_floats;    // the state of one tile of rows
+    Index partial_floats;  // the states of all parts
+};
+
+Plan make_plan(const Problem& p, const SimdKernels& kernel) {
+    Plan plan{};
+    // By L and S alone, and not by the number of rows: heads that share keys get the same bits as
+    // heads that have their own.
+    plan.stream = p.L <= 8;
+    plan.rows = p.L * (p.Hq / p.H);
+    plan.tile_rows = plan.stream ? simd_few_rows : simd_tile_rows;
+    plan.tiles = (plan.rows + plan.tile_rows - 1) / plan.tile_rows;
+
+    // Few queries may leave cores idle, so their keys are split: into parts of at least 512 keys,
+    // which hide the cost of a merge, and at most 32 of them, which bounds the memory.
+    constexpr Index least = 512, most = 32;
+    const Index parts = p.L <= simd_tile_rows ? std::clamp<Index>(p.S / least, 1, most) : 1;
+    const Index tiles_per_part = (p.S + parts * simd_tile_keys - 1) / (parts * simd_tile_keys);
+    plan.part_keys = std::max<Index>(tiles_per_part, 1) * simd_tile_keys;
+    plan.parts = std::max<Index>((p.S + plan.part_keys - 1) / plan.part_keys, 1);
+
+    const Index tiles = p.B * p.H * plan.tiles;
+    const double flops = 2.0 * static_cast<double>(p.B * p.Hq * p.L) * static_cast<double>(p.S) *
+                         static_cast<double>(p.E + p.Ev);
+    plan.threads = team_size(p, tiles * plan.parts, flops);
+    plan.merge_later = plan.parts > 1 && tiles < 4 * plan.threads;
+
+    plan.state_floats = std::min(plan.rows, plan.tile_rows) * simd_partial_stride(p.Ev);
+    plan.thread_floats = kernel.scratch_floats(p) + (plan.parts > 1 ? 2 * plan.state_floats : 0);
+    plan.partial_floats = plan.merge_later ? tiles * plan.parts * plan.state_floats : 0;
+    return plan;
+}
+
+std::size_t scratch_bytes(const Problem& p) {
+    const Plan plan = make_plan(p, kernels());
+    return static_cast<std::size_t>(plan.threads * plan.thread_floats + plan.partial_floats) *
+           sizeof(float);
+}
+
+/// Runs task(t, scratch of this thread) for all t, with denormals flushed.
+template <class F>
+void share(Index tasks, const Plan& plan, float* memory, F&& task) {
+#pragma omp parallel num_threads(plan.threads)
+    {
+        const FlushDenormals flush;
+        float* const own = memory + omp_get_thread_num() * plan.thread_floats;
+#pragma omp for schedule(dynamic, 1)
+        for (Index t = 0; t < tasks; ++t) task(t, own);
+    }
+}
+
+//! [run]
+void run(const Problem& p) {
+    const SimdKernels& kernel = kernels();
+    const Plan plan = make_plan(p, kernel);
+    float* const partial = reinterpret_cast<float*>(p.scratch.data());
+    float* const memory = partial + plan.partial_floats;
+    const auto attend = plan.stream ? kernel.attend_rows : kernel.attend_tile;
+
+    // A tile of rows of one key head. Tiles of a head are neighbours, so its keys and values stay
+    // in the cache; with a causal rule the last tiles see most keys and begin.
+    const auto task_of = [&](Index t) {
+        SimdTask task;
+        task.b = t / (p.H * plan.tiles);
+        task.key_head = t / plan.tiles % p.H;
+        task.first_row = (plan.tiles - 1 - t % plan.tiles) * plan.tile_rows;
+        task.rows = std::min(plan.tile_rows, plan.rows - task.first_row);
+        task.end_key = p.S;
+        return task;
+    };
+    const auto take_part = [&](SimdTask& task, Index part) {
+        task.first_key = part * plan.part_keys;
+        task.end_key = std::min(task.first_key + plan.part_keys, p.S);
+    };
+    const Index tiles = p.B * p.H * plan.tiles;
+
+    if (plan.parts == 1) {
+        share(tiles, plan, memory, [&](Index t, float* own) { attend(p, task_of(t), own); });
+    } else if (plan.merge_later) {
+        share(tiles * plan.parts, plan, memory, [&](Index t, float* own) {
+            SimdTask task = task_of(t / plan.parts);
+            take_part(task, t % plan.parts);
+            task.partial = partial + t * plan.state_floats;
+            attend(p, task, own);
+        });
+        share(tiles, plan, memory, [&](Index t, float*) {
+            const SimdTask task = task_of(t);
+            float* const first = partial + t * plan.parts * plan.state_floats;
+            for (Index part = 1; part < plan.parts; ++part)
+                kernel.merge(p, task.rows, first + part * plan.state_floats, first);
+            kernel.finish(p, task, first);
+        });
+    } else {  // heads enough for all threads: one task merges a head's parts in the same order
+        share(tiles, plan, memory, [&](Index t, float* own) {
+            float* const state = own + plan.thread_floats - 2 * plan.state_floats;
+            SimdTask task = task_of(t);
+            for (Index part = 0; part < plan.parts; ++part) {
+                take_part(task, part);
+                task.partial = part == 0 ? state : state + plan.state_floats;
+                attend(p, task, own);
+                if (part > 0) kernel.merge(p, task.rows, task.partial, state);
+            }
+            kernel.finish(p, task, state);
+        });
+    }
+}
+//! [run]
+
+std::string variant(const Problem& p) {
+    const Plan plan = make_plan(p, kernels());
+    std::string text = name_of(current_isa());
+    text += plan.stream ? ", one row in a register" : ", one query in each lane";
+    if (plan.parts > 1) text += ", keys in " + std::to_string(plan.parts) + " parts";
+    return text;
+}
+
+}  // namespace
+
+const Tier tier_simd = {
+    .limits = {.dtypes = {DType::float32, DType::float16, DType::bfloat16}},
+    // exp2 is within 2^-21 of the weight; see simd_exp2.hpp and test_simd.cpp.
+    .accuracy = {.weight_error = 0x1p-21,
+                 .weight_error_f16 = 0x1p-21,
+                 .weight_error_bf16 = 0x1p-21,
+                 .flushes_denormals = true},
+    .available = always_available,
+    .scratch_bytes = scratch_bytes,
+    .run = run,
+    .variant = variant,
+};
+
+}  // namespace attn

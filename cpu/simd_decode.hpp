@@ -1,0 +1,344 @@
+/// \file
+/// \brief Few queries against many keys (decoding): each key and value is used once or a few times,
+///        so memory is the limit and one query per lane would leave most lanes empty. Here a
+///        register holds neighbouring elements of one row, keys and values stream through once, and
+///        all query heads of a group use them on the way.
+#pragma once
+
+#include "simd_merge.hpp"
+
+namespace attn::ATTN_ISA {
+namespace {
+
+/// \brief Working memory of one thread.
+struct RowScratch {
+    float* query;   ///< (rows, E rounded up to whole registers) scaled, zeros behind E
+    float* weight;  ///< (rows, tile_keys) scores, then weights
+    float* state;   ///< (rows, simd_partial_stride(Ev))
+    float* line;    ///< (tile_keys) additive mask of one row
+    float* key;     ///< (tile_keys, E) elements copied; unused where keys are read in place
+    float* value;   ///< (tile_keys, Ev) likewise
+    Index query_stride;
+    Index floats;  ///< in all
+
+    RowScratch(const Problem& p, float* memory) : query_stride(lines(p.E)), floats(0) {
+        const auto take = [&](Index count) {
+            float* const at = memory == nullptr ? nullptr : memory + floats;
+            floats += lines(count);
+            return at;
+        };
+        query = take(simd_few_rows * query_stride);
+        weight = take(simd_few_rows * simd_tile_keys);
+        state = take(simd_few_rows * simd_partial_stride(p.Ev));
+        line = take(simd_tile_keys);
+        key = take(p.key.stride[3] != 1 ? simd_tile_keys * p.E : 0);
+        value = take(p.value.stride[3] != 1 ? simd_tile_keys * p.Ev : 0);
+    }
+};
+
+/// \brief How elements lie in memory, and the register of floats they become.
+struct Float32 {
+    using Memory = float;
+    static Lanes load(const float* from) { return Lanes::load_unaligned(from); }
+};
+struct Float16 {
+    using Memory = std::uint16_t;
+    static Lanes load(const std::uint16_t* from) { return widen_float16(from); }
+};
+struct Bfloat16 {
+    using Memory = std::uint16_t;
+    static Lanes load(const std::uint16_t* from) { return widen_bfloat16(from); }
+};
+
+/// \brief The first `count` < width elements, zeros behind them; nothing behind them is read.
+template <class Element>
+[[gnu::always_inline]] inline Lanes load_part(const typename Element::Memory* from, Index count) {
+    typename Element::Memory part[width] = {};
+    for (Index n = 0; n < count; ++n) part[n] = from[n];
+    return Element::load(part);
+}
+
+typedef float Four __attribute__((vector_size(16)));
+
+/// \brief Adds the lanes of a register in fours: halves on top of each other until four are left.
+template <class Floats>
+[[gnu::always_inline]] inline Four fold_halves(Floats v) {
+    if constexpr (sizeof(Floats) == 64) {
+        return fold_halves(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                           __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+    } else if constexpr (sizeof(Floats) == 32) {
+        return __builtin_shufflevector(v, v, 0, 1, 2, 3) +
+               __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    } else {
+        return v;
+    }
+}
+[[gnu::always_inline]] inline Four fold(Lanes x) {
+    typedef float Floats __attribute__((vector_size(sizeof(float) * width)));
+    return fold_halves((Floats) static_cast<Lanes::register_type>(x));
+}
+
+/// \brief The sums of all lanes of four registers.
+[[gnu::always_inline]] inline Four sums(Lanes a, Lanes b, Lanes c, Lanes d) {
+    const Four fa = fold(a), fb = fold(b), fc = fold(c), fd = fold(d);
+    const Four ab =
+        __builtin_shufflevector(fa, fb, 0, 4, 1, 5) + __builtin_shufflevector(fa, fb, 2, 6, 3, 7);
+    const Four cd =
+        __builtin_shufflevector(fc, fd, 0, 4, 1, 5) + __builtin_shufflevector(fc, fd, 2, 6, 3, 7);
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) +
+           __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+//! [score]
+/// \brief Scores of `Group` rows against four keys at a time: a register of a key serves all rows.
+/// \param score  (Group, tile_keys)
+template <class Element, int Group>
+void score_rows(const float* query, Index query_stride, const typename Element::Memory* key,
+                Index key_stride, Index keys, Index E, float* score) {
+    const Index whole = E / width * width;
+    for (Index j = 0; j < keys; j += 4) {
+        // In the last step the last key stands in for those that do not exist.
+        const typename Element::Memory* row[4];
+        for (Index n = 0; n < 4; ++n) row[n] = key + (j + n < keys ? j + n : keys - 1) * key_stride;
+        Lanes c[Group][4];
+        for_each_register(c, [&](int, int, Lanes& x) { x = Lanes(0.0f); });
+        for (Index e = 0; e < whole; e += width) {
+            Lanes k[4];
+#pragma GCC unroll 4
+            for (int n = 0; n < 4; ++n) k[n] = Element::load(row[n] + e);
+            for_each_register(c, [&](int g, int n, Lanes& x) {
+                x = fma(load(query + g * query_stride + e), k[n], x);
+            });
+        }
+        if (whole < E) {
+            Lanes k[4];
+#pragma GCC unroll 4
+            for (int n = 0; n < 4; ++n) k[n] = load_part<Element>(row[n] + whole, E - whole);
+            for_each_register(c, [&](int g, int n, Lanes& x) {
+                x = fma(load(query + g * query_stride + whole), k[n], x);
+            });
+        }
+#pragma GCC unroll 4
+        for (int g = 0; g < Group; ++g)
+            *reinterpret_cast<Four*>(score + g * simd_tile_keys + j) =
+                sums(c[g][0], c[g][1], c[g][2], c[g][3]);
+    }
+}
+//! [score]
+
+/// \brief out = out * shrink + weights V for `Group` rows and `Count` registers of Ev.
+/// \param weight  (Group, tile_keys)
+template <class Element, int Group, int Count>
+void sum_rows(const float* weight, const typename Element::Memory* value, Index value_stride,
+              Index keys, Index part, const float* shrink, float* out, Index out_stride,
+              bool careful) {
+    Lanes c[Group][Count];
+    for_each_register(c, [&](int g, int n, Lanes& x) {
+        x = load(out + g * out_stride + n * width) * Lanes(shrink[g]);
+    });
+    for (Index j = 0; j < keys; ++j, value += value_stride) {
+        Lanes v[Count];
+        if (part == 0) {
+#pragma GCC unroll 16
+            for (int n = 0; n < Count; ++n) v[n] = Element::load(value + n * width);
+        } else {
+            v[0] = load_part<Element>(value, part);  // Count is 1 here
+        }
+        for_each_register(c, [&](int g, int n, Lanes& x) {
+            const float w = weight[g * simd_tile_keys + j];
+            if (careful && w == 0) return;
+            x = fma(Lanes(w), v[n], x);
+        });
+    }
+    for_each_register(c,
+                      [&](int g, int n, Lanes& x) { store(out + g * out_stride + n * width, x); });
+}
+
+/// \brief The scores of one row, masked, become weights, in place. Returns the factor by which what
+///        was summed under the old maximum shrinks.
+/// \param allowed  bit j: the row may see key j; none beyond the tile's keys
+/// \param bias     (tile_keys) additive mask; null: none
+float weigh_row(float* score, std::uint64_t allowed, const float* bias, float* state) {
+    constexpr int registers = simd_tile_keys / width;
+    float& max = state[0];
+    float& sum = state[1];
+    Lanes x[registers], largest(max), total(0.0f);
+#pragma GCC unroll 16
+    for (int n = 0; n < registers; ++n) {
+        x[n] = load(score + n * width);
+        if (bias != nullptr) {
+            const Lanes add = load(bias + n * width);
+            x[n] = xsimd::select(add == Lanes(minus_infinity), add, x[n] + add);
+        }
+        x[n] = select(allowed >> (n * width), x[n], Lanes(minus_infinity));
+        largest = larger(x[n], largest);
+    }
+    alignas(64) float lane[width];
+    store(lane, largest);
+    float grown = max;
+    for (int n = 0; n < width; ++n) grown = lane[n] > grown ? lane[n] : grown;
+
+    const float shift = grown == minus_infinity ? 0.0f : grown;
+#pragma GCC unroll 16
+    for (int n = 0; n < registers; ++n) {
+        const Lanes weight = exp2((x[n] - Lanes(shift)) * Lanes(log2e));
+        total = total + weight;
+        store(score + n * width, weight);
+    }
+    store(lane, exp2(Lanes((max - shift) * log2e)));
+    const float shrink = lane[0];
+    const Four four = fold(total);
+    max = grown;
+    sum = sum * shrink + ((four[0] + four[1]) + (four[2] + four[3]));
+    return shrink;
+}
+
+/// \brief Most registers of Ev that one pass over the values takes for a group of rows.
+constexpr int value_registers(int group) {
+    constexpr int accumulators = width == 16 ? 16 : 8;
+    return accumulators / group < 8 ? accumulators / group : 8;
+}
+
+/// \brief The tile of keys as `Element`s with unit stride along E and Ev.
+template <class Element>
+struct RowTile {
+    const typename Element::Memory* key;
+    const typename Element::Memory* value;
+    Index key_stride, value_stride;
+    Index keys;
+    std::uint64_t allowed[64];  ///< one word per row
+};
+
+/// \brief `Group` rows against one tile of keys.
+template <class Element, int Group>
+void visit_rows(const Problem& p, const SimdTask& task, const RowMap& map,
+                const RowScratch& scratch, Index first_row, Index first_key,
+                const RowTile<Element>& tile, bool careful) {
+    const Index stride = simd_partial_stride(p.Ev);
+    float* const weight = scratch.weight + first_row * simd_tile_keys;  // (Group, tile_keys)
+    float* const state = scratch.state + first_row * stride;            // (Group, stride)
+    score_rows<Element, Group>(scratch.query + first_row * scratch.query_stride,
+                               scratch.query_stride, tile.key, tile.key_stride, tile.keys, p.E,
+                               weight);
+    float shrink[Group];
+    for (int g = 0; g < Group; ++g) {
+        const Index r = first_row + g;
+        const bool additive = p.mask_kind == MaskKind::additive;
+        if (additive)
+            widen_row(p.mask.dtype, p.mask.data,
+                      task.b * p.mask.stride[0] + map.head[r] * p.mask.stride[1] +
+                          map.query[r] * p.mask.stride[2] + first_key * p.mask.stride[3],
+                      p.mask.stride[3], tile.keys, scratch.line);
+        shrink[g] = weigh_row(weight + g * simd_tile_keys, tile.allowed[r],
+                              additive ? scratch.line : nullptr, state + g * stride);
+    }
+    float* const out = state + simd_partial_header;
+    const Index whole = p.Ev / width;
+    for_register_tiles<value_registers(Group)>(whole, [&]<int Count>(Rows<Count>, Index first) {
+        sum_rows<Element, Group, Count>(weight, tile.value + first * width, tile.value_stride,
+                                        tile.keys, 0, shrink, out + first * width, stride, careful);
+    });
+    if (p.Ev % width != 0)
+        sum_rows<Element, Group, 1>(weight, tile.value + whole * width, tile.value_stride,
+                                    tile.keys, p.Ev % width, shrink, out + whole * width, stride,
+                                    careful);
+}
+
+/// \brief Where a tile's rows of keys or values lie: in place, or copied if their elements are not
+///        neighbours in memory.
+template <class Element>
+void place(const TensorView& from, const SimdTask& task, Index first, Index keys, Index columns,
+           float* copy, const typename Element::Memory*& data, Index& stride) {
+    using Memory = typename Element::Memory;
+    const Memory* const source = static_cast<const Memory*>(from.data) + task.b * from.stride[0] +
+                                 task.key_head * from.stride[1] + first * from.stride[2];
+    data = source;
+    stride = from.stride[2];
+    if (from.stride[3] == 1) return;
+    Memory* const to = reinterpret_cast<Memory*>(copy);
+    for (Index j = 0; j < keys; ++j)
+        for (Index e = 0; e < columns; ++e)
+            to[j * columns + e] = source[j * from.stride[2] + e * from.stride[3]];
+    data = to;
+    stride = columns;
+}
+
+//! [decode]
+/// \brief Streams the task's keys and values once for all its rows; leaves the rows' state in
+///        `scratch.state`.
+template <class Element>
+void stream_keys(const Problem& p, const SimdTask& task, const RowMap& map,
+                 const RowScratch& scratch, bool careful) {
+    const Index stride = simd_partial_stride(p.Ev);
+    for (Index n = 0; n < map.rows * stride; ++n) scratch.state[n] = 0;
+    for (Index r = 0; r < map.rows; ++r) scratch.state[r * stride] = minus_infinity;
+
+    const Index end =
+        map.visible[map.rows - 1] < task.end_key ? map.visible[map.rows - 1] : task.end_key;
+    for (Index first = task.first_key; first < end; first += simd_tile_keys) {
+        RowTile<Element> tile;
+        tile.keys = end - first < simd_tile_keys ? end - first : simd_tile_keys;
+        const Cover cover = read_bits(p, task.b, map, first, tile.keys, tile.allowed);
+        if (cover == Cover::none) continue;
+        if (cover == Cover::all)
+            for (Index r = 0; r < map.rows; ++r) tile.allowed[r] = low_bits(tile.keys);
+
+        place<Element>(p.key, task, first, tile.keys, p.E, scratch.key, tile.key, tile.key_stride);
+        place<Element>(p.value, task, first, tile.keys, p.Ev, scratch.value, tile.value,
+                       tile.value_stride);
+        for_register_tiles<4>(map.rows, [&]<int Group>(Rows<Group>, Index first_row) {
+            visit_rows<Element, Group>(p, task, map, scratch, first_row, first, tile, careful);
+        });
+    }
+}
+//! [decode]
+
+void load_rows(const Problem& p, const SimdTask& task, const RowMap& map,
+               const RowScratch& scratch) {
+    const float scale = static_cast<float>(p.scale);
+    for (Index r = 0; r < map.rows; ++r) {
+        float* const row = scratch.query + r * scratch.query_stride;
+        widen_row(p.dtype, p.query.data,
+                  task.b * p.query.stride[0] + map.head[r] * p.query.stride[1] +
+                      map.query[r] * p.query.stride[2],
+                  p.query.stride[3], p.E, row);
+        for (Index e = 0; e < p.E; ++e) row[e] *= scale;
+        for (Index e = p.E; e < scratch.query_stride; ++e) row[e] = 0;
+    }
+}
+
+/// \brief Whether the outputs of all rows are finite.
+bool rows_finite(const Problem& p, const RowMap& map, const float* state) {
+    const Index stride = simd_partial_stride(p.Ev);
+    float zero = 0;  // 0 * infinity and 0 * NaN are NaN
+    for (Index r = 0; r < map.rows; ++r)
+        for (Index e = 0; e < p.Ev; ++e) zero += 0.0f * state[r * stride + simd_partial_header + e];
+    return zero == 0;
+}
+
+template <class Element>
+void attend_rows_of(const Problem& p, const SimdTask& task, float* memory) {
+    const RowScratch scratch(p, memory);
+    const RowMap map = map_rows(p, task);
+    load_rows(p, task, map, scratch);
+    stream_keys<Element>(p, task, map, scratch, false);
+    // As in attend_tile: a value that is not finite must not reach rows that may not see it.
+    if (!rows_finite(p, map, scratch.state)) stream_keys<Element>(p, task, map, scratch, true);
+    if (task.partial == nullptr) return finish(p, task, scratch.state);
+    std::memcpy(task.partial, scratch.state,
+                static_cast<std::size_t>(map.rows * simd_partial_stride(p.Ev)) * sizeof(float));
+}
+
+void attend_rows(const Problem& p, const SimdTask& task, float* memory) {
+    switch (p.dtype) {
+        case DType::float16:
+            return attend_rows_of<Float16>(p, task, memory);
+        case DType::bfloat16:
+            return attend_rows_of<Bfloat16>(p, task, memory);
+        default:
+            return attend_rows_of<Float32>(p, task, memory);
+    }
+}
+
+}  // namespace
+}  // namespace attn::ATTN_ISA

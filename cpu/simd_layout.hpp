@@ -1,0 +1,171 @@
+/// \file
+/// \brief The memory of one tile: queries come in transposed, so that one register holds the same
+///        element of many queries, and outputs go out transposed back. Keys and values are used as
+///        they lie.
+#pragma once
+
+#include "simd_masks.hpp"
+#include "simd_microkernel.hpp"
+#include "simd_panel.hpp"
+
+namespace attn::ATTN_ISA {
+namespace {
+
+/// \brief Floats rounded up to whole cache lines.
+[[gnu::always_inline]] inline Index lines(Index floats) { return (floats + 15) / 16 * 16; }
+
+/// \brief Working memory of one thread. A panel's part begins at lane * E (or Ev) of a buffer.
+struct TileScratch {
+    float* query;  ///< (panels, E, lanes) scaled
+    float* out;    ///< (panels, Ev, lanes) sums of weight * value
+    float* max;    ///< (64)
+    float* sum;    ///< (64)
+    float* score;  ///< (tile_keys, panel_lanes), then the weights
+    float* line;   ///< (4, max(E, Ev, 64)) four rows on their way in or out
+    float* key;    ///< (tile_keys, E) copied; unused where keys are read in place
+    float* value;  ///< (tile_keys, Ev) likewise
+    float* bias;   ///< (tile_keys, 64); absent without an additive mask
+    Index line_stride;
+    Index floats;  ///< in all
+
+    TileScratch(const Problem& p, float* memory) : floats(0) {
+        const auto take = [&](Index count) {
+            float* const at = memory == nullptr ? nullptr : memory + floats;
+            floats += lines(count);
+            return at;
+        };
+        const Index longest = p.E > p.Ev ? p.E : p.Ev;
+        line_stride = lines(longest > simd_tile_keys ? longest : simd_tile_keys);
+        const bool half = p.dtype != DType::float32;
+        query = take(simd_tile_rows * p.E);
+        out = take(simd_tile_rows * p.Ev);
+        max = take(simd_tile_rows);
+        sum = take(simd_tile_rows);
+        score = take(simd_tile_keys * panel_lanes);
+        line = take(4 * line_stride);
+        key = take(half || p.key.stride[3] != 1 ? simd_tile_keys * p.E : 0);
+        value = take(half || p.value.stride[3] != 1 ? simd_tile_keys * p.Ev : 0);
+        bias = take(p.mask_kind == MaskKind::additive ? simd_tile_keys * simd_tile_rows : 0);
+    }
+};
+
+/// \brief Which query and head each row of the task is.
+RowMap map_rows(const Problem& p, const SimdTask& task) {
+    RowMap map;
+    const Index group = p.Hq / p.H;
+    map.rows = task.rows;
+    for (Index r = 0; r < task.rows; ++r) {
+        map.query[r] = (task.first_row + r) / group;
+        map.head[r] = task.key_head * group + (task.first_row + r) % group;
+        const Index end = map.query[r] + p.diagonal + 1;
+        map.visible[r] = end < 0 ? 0 : end > p.S ? p.S : end;
+    }
+    return map;
+}
+
+/// \brief Registers of queries in the panel that begins at `lane`: fewer in the last one.
+[[gnu::always_inline]] inline int vectors_at(const RowMap& map, int lane) {
+    const int left = (static_cast<int>(map.rows) - lane + width - 1) / width;
+    return left < panel_vectors ? left : panel_vectors;
+}
+
+[[gnu::always_inline]] inline Panel panel_at(const Problem& p, const TileScratch& scratch,
+                                             int lane) {
+    return {scratch.query + lane * p.E, scratch.out + lane * p.Ev, scratch.max + lane,
+            scratch.sum + lane};
+}
+
+/// \brief Reads, scales and transposes the queries; lanes without a row hold zeros.
+void load_queries(const Problem& p, const SimdTask& task, const RowMap& map,
+                  const TileScratch& scratch) {
+    const float scale = static_cast<float>(p.scale);
+    const TensorView& from = p.query;
+    for (int lane = 0; lane < map.rows; lane += panel_lanes) {
+        const Index lanes = vectors_at(map, lane) * width;
+        float* const panel = panel_at(p, scratch, lane).query;  // (E, lanes)
+        for (Index r = 0; r < lanes; r += 4) {
+            for (Index n = 0; n < 4; ++n) {
+                float* const line = scratch.line + n * scratch.line_stride;
+                const Index row = lane + r + n;
+                const bool used = row < map.rows;
+                if (used)
+                    widen_row(p.dtype, from.data,
+                              task.b * from.stride[0] + map.head[row] * from.stride[1] +
+                                  map.query[row] * from.stride[2],
+                              from.stride[3], p.E, line);
+                for (Index e = 0; e < p.E; ++e) line[e] = used ? line[e] * scale : 0.0f;
+            }
+            Index e = 0;
+            for (; e + 4 <= p.E; e += 4)
+                transpose_4x4(scratch.line + e, scratch.line_stride, panel + e * lanes + r, lanes);
+            for (; e < p.E; ++e)
+                for (Index n = 0; n < 4; ++n)
+                    panel[e * lanes + r + n] = scratch.line[n * scratch.line_stride + e];
+        }
+    }
+}
+
+/// \brief No key seen: maxima -inf, sums 0.
+void start_panels(const Problem& p, const RowMap& map, const TileScratch& scratch) {
+    for (Index n = 0; n < lines(map.rows) * p.Ev; ++n) scratch.out[n] = 0;
+    for (Index n = 0; n < simd_tile_rows; ++n) scratch.max[n] = minus_infinity, scratch.sum[n] = 0;
+}
+
+/// \brief Whether all sums of weight * value are finite.
+bool all_finite(const Problem& p, const RowMap& map, const TileScratch& scratch) {
+    Lanes zero(0.0f);  // 0 * infinity and 0 * NaN are NaN
+    const Index lanes = (map.rows + width - 1) / width * width;
+    for (Index n = 0; n < lanes * p.Ev; n += width)
+        zero = fma(load(scratch.out + n), Lanes(0.0f), zero);
+    return xsimd::all(zero == zero);
+}
+
+/// \brief One row's result: the sums divided, rounded and written, and its logsumexp.
+void write_row(const Problem& p, Index b, Index h, Index i, float max, float sum, float* out) {
+    // A row that saw no key has sum 0 and output 0.
+    const float factor = sum == 0 ? 0.0f : 1.0f / sum;
+    for (Index e = 0; e < p.Ev; ++e) out[e] *= factor;
+    const MutableTensorView& to = p.out;
+    narrow_row(p.dtype, out, p.Ev, to.data, b * to.stride[0] + h * to.stride[1] + i * to.stride[2],
+               to.stride[3]);
+    if (p.logsumexp.rank == 0) return;
+    const MutableTensorView& lse = p.logsumexp;
+    static_cast<float*>(lse.data)[b * lse.stride[0] + h * lse.stride[1] + i * lse.stride[2]] =
+        sum == 0 ? minus_infinity : max + __builtin_logf(sum);
+}
+
+/// \brief Transposes the sums back and writes them: to `out`, or unfinished to the task's
+/// `partial`.
+void store_tile(const Problem& p, const SimdTask& task, const RowMap& map,
+                const TileScratch& scratch) {
+    const Index stride = simd_partial_stride(p.Ev);
+    for (int lane = 0; lane < map.rows; lane += panel_lanes) {
+        const Index lanes = vectors_at(map, lane) * width;
+        const float* const panel = panel_at(p, scratch, lane).out;  // (Ev, lanes)
+        for (Index r = 0; r < lanes && lane + r < map.rows; r += 4) {
+            Index e = 0;
+            for (; e + 4 <= p.Ev; e += 4)
+                transpose_4x4(panel + e * lanes + r, lanes, scratch.line + e, scratch.line_stride);
+            for (; e < p.Ev; ++e)
+                for (Index n = 0; n < 4; ++n)
+                    scratch.line[n * scratch.line_stride + e] = panel[e * lanes + r + n];
+            for (Index n = 0; n < 4 && lane + r + n < map.rows; ++n) {
+                const Index row = lane + r + n;
+                float* const line = scratch.line + n * scratch.line_stride;
+                if (task.partial == nullptr) {
+                    write_row(p, task.b, map.head[row], map.query[row], scratch.max[row],
+                              scratch.sum[row], line);
+                    continue;
+                }
+                float* const state = task.partial + row * stride;
+                state[0] = scratch.max[row];
+                state[1] = scratch.sum[row];
+                std::memcpy(state + simd_partial_header, line,
+                            static_cast<std::size_t>(p.Ev) * sizeof(float));
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace attn::ATTN_ISA

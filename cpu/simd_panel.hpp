@@ -1,0 +1,138 @@
+/// \file
+/// \brief One panel of queries against one tile of keys: scores, weights, output. The online
+/// softmax
+///        of the tier `online`, with every line acting on all queries of the panel at once.
+#pragma once
+
+#include "simd_exp2.hpp"
+#include "simd_masks.hpp"
+#include "simd_microkernel.hpp"
+
+namespace attn::ATTN_ISA {
+namespace {
+
+constexpr float log2e = 1.44269504088896340736f;
+
+/// \brief What a panel keeps while it visits the tiles of keys. All buffers are aligned; `lanes` is
+///        the number of its queries, rounded up to whole registers.
+struct Panel {
+    float* query;  ///< (E, lanes) scaled queries
+    float* out;    ///< (Ev, lanes) sums of weight * value
+    float* max;    ///< (lanes) running maximum of the scores
+    float* sum;    ///< (lanes) running sum of the weights
+};
+
+/// \brief A tile of keys and values in float32, with unit stride along E and Ev.
+struct KeyTile {
+    const float* key;    ///< (keys, E), rows `key_stride` apart
+    const float* value;  ///< (keys, Ev), rows `value_stride` apart
+    Index key_stride, value_stride;
+    Index keys;
+    const std::uint64_t* allowed;  ///< (keys) bit n: lane n may see the key; null: all may
+    const float* bias;             ///< (keys, simd_tile_rows) additive mask; null: none
+};
+
+/// \brief scores^T = K Q^T + bias, -inf where the mask removes a key. `top` grows to cover them.
+/// \param first_lane  of this panel within the tile's rows
+/// \param score       (keys, lanes)
+template <int Vectors>
+void score_panel(const Panel& panel, const KeyTile& tile, int first_lane, Index E, float* score,
+                 Lanes (&top)[Vectors]) {
+    for_register_tiles<tile_rows(Vectors)>(tile.keys, [&]<int Keys>(Rows<Keys>, Index first) {
+        Lanes c[Keys][Vectors];  // scores of Keys keys
+        for_each_register(c, [&](int, int, Lanes& x) { x = Lanes(0.0f); });
+        multiply_add<Unit::depth>(tile.key + first * tile.key_stride, tile.key_stride, panel.query,
+                                  E, c);
+        if (tile.bias)
+            for_each_register(c, [&](int r, int n, Lanes& x) {
+                const Lanes add =
+                    load(tile.bias + (first + r) * simd_tile_rows + first_lane + n * width);
+                // The mask's -inf removes the key even if its score is NaN.
+                x = xsimd::select(add == Lanes(minus_infinity), add, x + add);
+            });
+        if (tile.allowed)
+            for_each_register(c, [&](int r, int n, Lanes& x) {
+                x = select(tile.allowed[first + r] >> (first_lane + n * width), x,
+                           Lanes(minus_infinity));
+            });
+        for_each_register(c, [&](int r, int n, Lanes& x) {
+            top[n] = larger(x, top[n]);
+            store(score + ((first + r) * Vectors + n) * width, x);
+        });
+    });
+}
+
+/// \brief Scores become weights, exp(score - max), in place.
+/// \param top     maxima of all scores so far
+/// \param shrink  exp(old max - new max): for all that was summed under the old maxima
+template <int Vectors>
+void weigh_panel(const Panel& panel, Index keys, float* score, const Lanes (&top)[Vectors],
+                 Lanes (&shrink)[Vectors]) {
+    Lanes shift[Vectors], sum[Vectors];
+#pragma GCC unroll 8
+    for (int n = 0; n < Vectors; ++n) {
+        // A row that has seen no key yet has maximum -inf, and -inf - -inf is NaN: shift by 0
+        // there.
+        shift[n] = xsimd::select(top[n] == Lanes(minus_infinity), Lanes(0.0f), top[n]);
+        shrink[n] = exp2((load(panel.max + n * width) - shift[n]) * Lanes(log2e));
+        sum[n] = load(panel.sum + n * width) * shrink[n];
+        store(panel.max + n * width, top[n]);
+    }
+    for (Index j = 0; j < keys; ++j) {
+#pragma GCC unroll 8
+        for (int n = 0; n < Vectors; ++n) {
+            float* const at = score + (j * Vectors + n) * width;
+            const Lanes weight = exp2((load(at) - shift[n]) * Lanes(log2e));
+            sum[n] = sum[n] + weight;
+            store(at, weight);
+        }
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < Vectors; ++n) store(panel.sum + n * width, sum[n]);
+}
+
+/// \brief out^T = out^T * shrink + V^T weights^T.
+/// \param weight   (keys, lanes)
+/// \param careful  skip weights of 0 one by one: a value that is not finite must not reach the rows
+///                 that may not see it, and 0 * NaN is NaN
+template <int Vectors>
+void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* weight,
+                const Lanes (&shrink)[Vectors], bool careful) {
+    for_register_tiles<tile_rows(Vectors)>(Ev, [&]<int Columns>(Rows<Columns>, Index first) {
+        float* const out = panel.out + first * Vectors * width;
+        const float* const value = tile.value + first;
+        Lanes c[Columns][Vectors];  // output of Columns elements of Ev
+        for_each_register(c, [&](int r, int n, Lanes& x) {
+            x = load(out + (r * Vectors + n) * width) * shrink[n];
+        });
+        if (!careful)
+            multiply_add<Unit::row>(value, tile.value_stride, weight, tile.keys, c);
+        else
+            for (Index j = 0; j < tile.keys; ++j)
+                for_each_register(c, [&](int r, int n, Lanes& x) {
+                    const Lanes w = load(weight + (j * Vectors + n) * width);
+                    const Lanes sum = fma(Lanes(value[j * tile.value_stride + r]), w, x);
+                    x = xsimd::select(w == Lanes(0.0f), x, sum);
+                });
+        for_each_register(
+            c, [&](int r, int n, Lanes& x) { store(out + (r * Vectors + n) * width, x); });
+    });
+}
+
+//! [visit]
+/// \brief All a panel does with one tile of keys.
+/// \param score  working memory, (keys, lanes)
+template <int Vectors>
+void visit_tile(const Panel& panel, const KeyTile& tile, int first_lane, Index E, Index Ev,
+                float* score, bool careful) {
+    Lanes top[Vectors], shrink[Vectors];
+#pragma GCC unroll 8
+    for (int n = 0; n < Vectors; ++n) top[n] = load(panel.max + n * width);
+    score_panel(panel, tile, first_lane, E, score, top);
+    weigh_panel(panel, tile.keys, score, top, shrink);
+    sum_values(panel, tile, Ev, score, shrink, careful);
+}
+//! [visit]
+
+}  // namespace
+}  // namespace attn::ATTN_ISA
