@@ -3,8 +3,8 @@
 ///
 /// Builds on `cuda_simple`. New here, and nothing else: the L x S matrix never leaves the chip. A
 /// block owns 128 query rows and walks over the keys in tiles of 64; scores live in registers, pass
-/// as weights through shared memory, and the running maximum and sum of each row (\ref attn::RowState)
-/// make the result independent of what is still to come.
+/// as weights through shared memory, and the running maximum and sum of each row (\ref
+/// attn::RowState) make the result independent of what is still to come.
 ///
 ///     shared memory  query_t  (32, 128)      a chunk of 32 columns of the query tile, transposed
 ///                    key_t    (32, 64)       the same of the key tile
@@ -18,12 +18,12 @@
 /// of 16 bytes a lane, of which most lanes share their address: 4 x 128 bytes = 4 cycles of shared
 /// memory against 64 x 32 / 128 = 16 cycles of arithmetic.
 ///
-/// Bank conflicts: in a transposed tile, element (e, row) lies at column row ^ 4 (e / 4 % 8). Writing,
-/// the 32 lanes hold 4 rows x 8 values of e / 4: 32 different banks. Reading, lanes read four
-/// neighbouring rows at equal e, which the XOR keeps together.
+/// Bank conflicts: in a transposed tile, element (e, row) lies at column row ^ 4 (e / 4 % 8).
+/// Writing, the 32 lanes hold 4 rows x 8 values of e / 4: 32 different banks. Reading, lanes read
+/// four neighbouring rows at equal e, which the XOR keeps together.
 ///
-/// Occupancy: 72 KB (Columns = 64) or 88 KB (128) of shared memory and at most 255 registers for 128
-/// threads: two blocks, 8 warps, on a multiprocessor. That is enough because a thread has 64
+/// Occupancy: 72 KB (Columns = 64) or 88 KB (128) of shared memory and at most 255 registers for
+/// 128 threads: two blocks, 8 warps, on a multiprocessor. That is enough because a thread has 64
 /// independent multiply-adds in flight. Limits: E and Ev up to 256; Ev above 128 is split over
 /// blocks, which then compute the scores again.
 ///
@@ -73,6 +73,11 @@ __device__ float4 load_four(const T* from, Index stride, Index valid, bool vecto
     return x;
 }
 
+__device__ float4 only_finite(float4 x) {
+    const auto keep = [](float y) { return fabsf(y) <= 3.4028234e38f ? y : 0.0f; };
+    return make_float4(keep(x.x), keep(x.y), keep(x.z), keep(x.w));
+}
+
 /// Columns e .. e + 31 of `Rows` rows into a transposed tile; rows from `rows_left` on are zeros.
 template <int Rows, class T>
 __device__ void load_transposed(float (&tile)[chunk][Rows], const T* from, Index row_stride,
@@ -96,9 +101,10 @@ __device__ void read_four(float* to, const float* from) {
 
 //! [kernel]
 /// \param vector  bit 0, 1, 2: query, key, value can be read four elements at a time
-template <class T, int Columns>
-__global__ void __launch_bounds__(threads, 2)
-    fused_kernel(const __grid_constant__ Problem p, int vector, Index first_block) {
+/// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
+/// \return whether this thread's results are all finite
+template <class T, int Columns, bool second>
+__device__ __forceinline__ bool attend(const Problem& p, int vector, Index first_block) {
     extern __shared__ __align__(128) unsigned char memory[];
     auto& shared = *reinterpret_cast<Shared<Columns>*>(memory);
     constexpr int groups = Columns / 32;  // of 4 columns per thread
@@ -129,16 +135,17 @@ __global__ void __launch_bounds__(threads, 2)
             __syncthreads();  // the chunks and values of the last round have been read
             load_transposed(shared.query_t, query + e0 * p.query.stride[3], p.query.stride[2],
                             p.query.stride[3], p.L - first_row, p.E - e0, vector & 1);
-            load_transposed(shared.key_t,
-                            key + first_key * p.key.stride[2] + e0 * p.key.stride[3],
-                            p.key.stride[2], p.key.stride[3], p.S - first_key, p.E - e0, vector & 2);
+            load_transposed(shared.key_t, key + first_key * p.key.stride[2] + e0 * p.key.stride[3],
+                            p.key.stride[2], p.key.stride[3], p.S - first_key, p.E - e0,
+                            vector & 2);
             if (e0 == 0)
                 for (int i = threadIdx.x; i < tile_keys * Columns / 4; i += threads) {
                     const int j = i / (Columns / 4), e = i % (Columns / 4) * 4;
-                    const float4 x = load_four(
+                    float4 x = load_four(
                         value + (first_key + j) * p.value.stride[2] + e * p.value.stride[3],
                         p.value.stride[3], first_key + j < p.S ? p.Ev - first_column - e : 0,
                         vector & 4);
+                    if (second) x = only_finite(x);
                     *reinterpret_cast<float4*>(&shared.value[j][e]) = x;
                 }
             __syncthreads();  // chunks and values are there
@@ -170,7 +177,7 @@ __global__ void __launch_bounds__(threads, 2)
                 score[r][c] = mask == -CUDART_INF_F ? mask : fmaf(score[r][c], scale, mask);
             }
 
-        // ---- online softmax; weights go to shared memory, for the lanes of the same rows
+            // ---- online softmax; weights go to shared memory, for the lanes of the same rows
 #pragma unroll
         for (int r = 0; r < 8; ++r) {
             RowState<float> state{max_score[r], sum[r]};
@@ -216,7 +223,8 @@ __global__ void __launch_bounds__(threads, 2)
             read_four(w, &weight_t[j][swizzle(j, ty * 8)]);
             read_four(w + 4, &weight_t[j][swizzle(j, ty * 8 + 4)]);
 #pragma unroll
-            for (int g = 0; g < groups; ++g) read_four(v + 4 * g, &shared.value[j][32 * g + tx * 4]);
+            for (int g = 0; g < groups; ++g)
+                read_four(v + 4 * g, &shared.value[j][32 * g + tx * 4]);
 #pragma unroll
             for (int r = 0; r < 8; ++r)
 #pragma unroll
@@ -226,8 +234,7 @@ __global__ void __launch_bounds__(threads, 2)
     //! [kernel]
 
     const auto to = as<T, 4>(p.out);
-    const bool masked = p.mask_kind != MaskKind::none || p.diagonal < p.S;
-    std::uint32_t bad_rows = 0;  // bit r
+    bool finite = true;
 #pragma unroll
     for (int r = 0; r < 8; ++r) {
 #pragma unroll
@@ -239,21 +246,33 @@ __global__ void __launch_bounds__(threads, 2)
             const Index e = first_column + c / 4 * 32 + tx * 4 + c % 4;
             if (e >= p.Ev) continue;
             const float x = out[r][c] * inverse;
-            if (!(fabsf(x) <= 3.4028234e38f)) bad_rows |= 1u << r;
+            finite = finite && fabsf(x) <= 3.4028234e38f;
             to(b, h, row + r, e) = T(x);
         }
         if (tx == 0 && first_column == 0 && !p.logsumexp.absent())
             as<float, 3>(p.logsumexp)(b, h, row + r) =
                 sum[r] == 0 ? -CUDART_INF_F : max_score[r] + logf(sum[r]);
     }
-    // A hidden key's NaN or infinity has met a weight of 0: those rows again, key by key.
-    if (!masked || !__any_sync(~0u, bad_rows != 0)) return;
-    __syncwarp();  // the rows' first results are written before their second ones
-    for (int r = 0; r < warp_rows; ++r) {
-        const std::uint32_t lanes = __ballot_sync(~0u, bad_rows >> (r % 8) & 1);
-        if ((lanes >> (r / 8 * 8) & 0xff) == 0) continue;
-        gpu::careful_row<T>(p, b, h, first_row + warp * warp_rows + r, first_column, Columns);
+    if constexpr (second) {
+        __syncwarp();  // the rows' first results are written before their second ones
+        for (int r = 0; r < warp_rows && first_row + warp * warp_rows + r < p.L; ++r)
+            gpu::careful_row<T>(p, b, h, first_row + warp * warp_rows + r, first_column, Columns);
     }
+    return finite;
+}
+
+/// Not inlined: the registers of the first time are not to know of the second.
+template <class T, int Columns>
+__device__ __noinline__ void attend_again(const Problem& p, int vector, Index first_block) {
+    attend<T, Columns, true>(p, vector, first_block);
+}
+
+template <class T, int Columns>
+__global__ void __launch_bounds__(threads, 2)
+    fused_kernel(const __grid_constant__ Problem p, int vector, Index first_block) {
+    const bool finite = attend<T, Columns, false>(p, vector, first_block);
+    if (gpu::can_hide(p) && __syncthreads_or(!finite))
+        attend_again<T, Columns>(p, vector, first_block);
 }
 
 template <class T, int Columns>
@@ -267,7 +286,8 @@ void launch_columns(const Problem& p) {
     const Index row_tiles = (p.L + tile_rows - 1) / tile_rows;
     const Index column_tiles = p.Ev <= Columns ? 1 : (p.Ev + Columns - 1) / Columns;
     gpu::launch<fused_kernel<T, Columns>>(p.B * p.Hq * row_tiles * column_tiles, threads,
-                                          int(sizeof(Shared<Columns>)), gpu::stream_of(p), p, vector);
+                                          int(sizeof(Shared<Columns>)), gpu::stream_of(p), p,
+                                          vector);
 }
 
 template <class T>
@@ -277,9 +297,12 @@ void launch_type(const Problem& p) {
 
 void run_on_device(const Problem& p) {
     switch (p.dtype) {
-        case DType::float16: return launch_type<float16>(p);
-        case DType::bfloat16: return launch_type<bfloat16>(p);
-        default: return launch_type<float>(p);
+        case DType::float16:
+            return launch_type<float16>(p);
+        case DType::bfloat16:
+            return launch_type<bfloat16>(p);
+        default:
+            return launch_type<float>(p);
     }
 }
 
@@ -292,7 +315,8 @@ const Tier tier_cuda_fused = {
     .accuracy = {.weight_error = 0x1p-22,  // ex2.approx: 2 ulp
                  .weight_error_f16 = 0x1p-22,
                  .weight_error_bf16 = 0x1p-22},
-    .available = [] { return gpu::probe(80, reinterpret_cast<const void*>(fused_kernel<float, 64>)); },
+    .available =
+        [] { return gpu::probe(80, reinterpret_cast<const void*>(fused_kernel<float, 64>)); },
     .scratch_bytes = [](const Problem&) { return std::size_t{0}; },
     .run = [](const Problem& p) { gpu::on_device(p, run_on_device); },
 };

@@ -77,8 +77,8 @@ struct Plan {
     bool float32 = false, split = false;
     Masking masking = Masking::none;
     Index query_columns = 0, value_columns = 0;
-    Piece query, key, value;    // packed copies
-    Piece mask, classes;        // packed copy or bits
+    Piece query, key, value;  // packed copies
+    Piece mask, classes;      // packed copy or bits
     Strides mask_stride, class_stride;
     Piece partial;
     std::size_t bytes = 0;
@@ -181,7 +181,8 @@ void run_on_device(const Problem& p) {
         mma.tile_class = reinterpret_cast<const std::uint8_t*>(at(plan.classes));
         mma.class_stride = plan.class_stride;
         gpu::pack_mask(p.mask, reinterpret_cast<std::uint32_t*>(at(plan.mask)), plan.mask_stride,
-                       reinterpret_cast<std::uint8_t*>(at(plan.classes)), plan.class_stride, stream);
+                       reinterpret_cast<std::uint8_t*>(at(plan.classes)), plan.class_stride,
+                       stream);
     } else if (plan.mask.used()) {
         gpu::pack_rows(p.mask, at(plan.mask), plan.mask_stride, round_up(p.S, 8), stream);
     }

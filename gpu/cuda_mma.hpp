@@ -22,9 +22,9 @@ namespace attn::gpu {
 
 /// \brief How the main kernel gets its mask.
 enum class Masking {
-    none,      ///< causality and the end of the keys only
-    bits,      ///< one bit per score, with a class per tile: a boolean mask that several heads share
-    bytes,     ///< one byte per score: a boolean mask that is read only once
+    none,   ///< causality and the end of the keys only
+    bits,   ///< one bit per score, with a class per tile: a boolean mask that several heads share
+    bytes,  ///< one byte per score: a boolean mask that is read only once
     additive,  ///< float32, or the dtype of query
 };
 
@@ -49,11 +49,12 @@ struct MmaProblem {
     int query_columns = 0, value_columns = 0;
     bool wide_out = false;  ///< out can be written 16 bytes at a time
 
-    float scale = 1;        ///< |scale|, or 1 when that is 0
-    float unit = 1;         ///< scale * log2(e): scores in units of log 2
-    float query_factor = 1; ///< multiplies query first: -1, 0 or 1
+    float scale = 1;         ///< |scale|, or 1 when that is 0
+    float unit = 1;          ///< scale * log2(e): scores in units of log 2
+    float query_factor = 1;  ///< multiplies query first: -1, 0 or 1
 
-    const void* mask = nullptr;  ///< bits: uint32 words of 32 keys, rows of an even number; else elements, 16-byte rows.
+    const void* mask = nullptr;  ///< bits: uint32 words of 32 keys, rows of an even number; else
+                                 ///< elements, 16-byte rows.
     Strides mask_stride;         ///< in words or elements
     const std::uint8_t* tile_class = nullptr;  ///< (.., ceil(L / 64), ceil(S / 64)), see TileClass
     Strides class_stride;

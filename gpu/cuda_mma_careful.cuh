@@ -1,7 +1,11 @@
 /// \file
-/// \brief What the tensor-core kernels do off the fast path: hiding keys beyond a row's limit,
-///        a scale that is not positive, storing rows, and rows whose products met a NaN or an
-///        infinity of a hidden key.
+/// \brief What the kernels do off the fast path: hiding keys beyond a row's limit, a scale that is
+///        not positive, storing rows, and values that are not finite.
+///
+/// A hidden key has weight 0, and 0 times a NaN or an infinity of its value row would be NaN. The
+/// products do not look: a block whose results are not all finite, under a mask or a causal rule,
+/// goes over its keys a second time with such values read as 0, which gives every row the bits that
+/// it would have had without them. A row that may see one of them is then computed key by key.
 #pragma once
 
 #include "cuda_mma.hpp"
@@ -41,9 +45,9 @@ __device__ inline void hide_beyond(float (&score)[Shape::MTiles][Shape::Keys / 8
         }
 }
 
-/// \brief Scales and masks scores with the mask read where it lies, any dtype and strides; the causal
-///        rule and the end of the keys included.
-template <class Shape>
+/// \brief Masks scores with the mask read where it lies, any dtype and strides; the causal rule
+///        and the end of the keys included. `Natural`: scales and adds.
+template <class Shape, bool Natural>
 __device__ inline void mask_scores(float (&score)[Shape::MTiles][Shape::Keys / 8][4],
                                    const Problem& problem, Index b, Index h, Index row, Index key,
                                    float scale) {
@@ -57,7 +61,7 @@ __device__ inline void mask_scores(float (&score)[Shape::MTiles][Shape::Keys / 8
                 float mask = -CUDART_INF_F;
                 if (at < problem.L) mask = mask_at<float>(problem, b, h, at, key + 8 * n + i % 2);
                 float& s = score[m][n][i];
-                s = mask == -CUDART_INF_F ? mask : fmaf(s, scale, mask);
+                s = mask == -CUDART_INF_F ? mask : (Natural ? fmaf(s, scale, mask) : s);
             }
 }
 
@@ -84,12 +88,37 @@ __device__ inline void store_rows(const MmaProblem& p, const unsigned char* shar
     }
 }
 
-/// \brief One query row by a whole warp, key by key, in float32: a hidden key is never read. Writes
-///        `columns` (at most 256) of its columns from `first` on.
+/// \brief Elements of 16 bits that are NaN or infinite become 0.
+template <class T>
+__device__ inline void make_finite(unsigned char* tile, int bytes, int thread, int threads) {
+    constexpr std::uint16_t exponent = dtype_of<T> == DType::float16 ? 0x7c00 : 0x7f80;
+    auto* element = reinterpret_cast<std::uint16_t*>(tile);
+    for (int i = thread; i < bytes / 2; i += threads)
+        if ((element[i] & exponent) == exponent) element[i] = 0;
+}
+
+/// \brief Does row i see, among keys first .. end - 1, a value row with a NaN or an infinity?
+///        Asked by a whole warp.
+template <class T>
+__device__ inline bool meets_infinite(const Problem& p, Index b, Index h, Index i, Index first,
+                                      Index end) {
+    const auto value = as<const T, 4>(p.value);
+    bool meets = false;
+    for (Index j = first; j < end; ++j) {
+        if (mask_at<float>(p, b, h, i, j) == -CUDART_INF_F) continue;
+        for (Index e = threadIdx.x % 32; e < p.Ev; e += 32)
+            meets |= !(fabsf(to_float(value(b, p.key_head(h), j, e))) <= 3.4028234e38f);
+    }
+    return __any_sync(~0u, meets);
+}
+
+/// \brief One query row by a whole warp, key by key, in float32, if it sees a value that is not
+///        finite; writes `columns` (at most 256) of its columns from `first` on.
 template <class T>
 __device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, Index first = 0,
                                    Index columns = 256) {
-    constexpr int most = 8;  // columns of out per lane: Ev <= 256
+    constexpr int most = 8;  // columns of out per lane
+    if (!meets_infinite<T>(p, b, h, i, 0, p.visible(i))) return;
     const auto query = as<const T, 4>(p.query);
     const auto key = as<const T, 4>(p.key);
     const auto value = as<const T, 4>(p.value);
@@ -103,7 +132,7 @@ __device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, 
         if (mask == -CUDART_INF_F) continue;
         float dot = 0;
         for (Index e = lane; e < p.E; e += 32)
-            dot += static_cast<float>(query(b, h, i, e)) * static_cast<float>(key(b, hk, j, e));
+            dot += to_float(query(b, h, i, e)) * to_float(key(b, hk, j, e));
         for (int step = 16; step > 0; step /= 2) dot += __shfl_xor_sync(~0u, dot, step);
         const float score = static_cast<float>(p.scale) * dot + mask;
         const float shrink = row.grow(score);
@@ -113,7 +142,7 @@ __device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, 
         for (int n = 0; n < most; ++n) {
             const Index e = first + lane + 32 * n;
             if (e < end && weight != 0)
-                out[n] = out[n] * shrink + weight * static_cast<float>(value(b, hk, j, e));
+                out[n] = out[n] * shrink + weight * to_float(value(b, hk, j, e));
         }
     }
     const auto to = as<T, 4>(p.out);
@@ -121,21 +150,11 @@ __device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, 
     for (int n = 0; n < most; ++n)
         if (first + lane + 32 * n < end)
             to(b, h, i, first + lane + 32 * n) = T(out[n] * row.normalizer());
-    if (!p.logsumexp.absent() && lane == 0) as<float, 3>(p.logsumexp)(b, h, i) = row.logsumexp();
 }
 
-/// \brief Computes again the rows that `bad_rows` of any lane names (bit 2 m + half: row g + 8 half
-///        of row tile m).
-template <class T>
-__device__ inline void redo_rows(const Problem& p, Index b, Index h, Index warp_row,
-                                 std::uint32_t bad_rows, int row_tiles) {
-    if (!__any_sync(~0u, bad_rows != 0)) return;
-    __syncwarp();  // the rows' first results are written before their second ones
-    for (int local = 0; local < 16 * row_tiles; ++local) {
-        const int bit = local / 16 * 2 + local / 8 % 2;
-        const std::uint32_t quad = __ballot_sync(~0u, bad_rows >> bit & 1) >> (local % 8 * 4) & 0xf;
-        if (quad != 0 && warp_row + local < p.L) careful_row<T>(p, b, h, warp_row + local);
-    }
+/// \brief Can a mask or a causal rule hide a key?
+__device__ inline bool can_hide(const Problem& p) {
+    return p.mask_kind != MaskKind::none || p.diagonal < p.S;
 }
 
 }  // namespace attn::gpu

@@ -7,11 +7,12 @@
 ///
 ///     x y = x0 y2 + x1 y1 + x2 y0 + x0 y1 + x1 y0 + x0 y0      + error <= 2^-25.9 |x y|
 ///
-/// (left out: x1 y2 + x2 y1 <= 2 * 2^-27, x2 y2 <= 2^-36, and the rounding of x2, 2^-27 each), half a unit
-/// in the last place of float32. Each product of two bfloat16 is exact in float32. The tensor cores add in
-/// float32 but truncate: the small products are summed first, while the accumulator is small, so that only
-/// the E / 16 additions of x0 y0 truncate at full size; and the weighted sum of each tile of keys starts
-/// from zero and is added to `out` by ordinary, rounding additions, however many tiles there are.
+/// (left out: x1 y2 + x2 y1 <= 2 * 2^-27, x2 y2 <= 2^-36, and the rounding of x2, 2^-27 each), half
+/// a unit in the last place of float32. Each product of two bfloat16 is exact in float32. The
+/// tensor cores add in float32 but truncate: the small products are summed first, while the
+/// accumulator is small, so that only the E / 16 additions of x0 y0 truncate at full size; and the
+/// weighted sum of each tile of keys starts from zero and is added to `out` by ordinary, rounding
+/// additions, however many tiles there are.
 ///
 /// Weights, exp(score - max), are split the same way in registers.
 ///
@@ -49,13 +50,14 @@ __device__ void multiply_parts(Scores& score, std::uint32_t query, std::uint32_t
         for (int n = 0; n < NS; ++n)
 #pragma unroll
             for (int i = 0; i < 4; ++i) score[m][n][i] = 0;
-    const auto load_a = [&](int m, int k, int part, std::uint32_t (&a)[4]) {
-        load_matrices(a, (query ^ (k * 32)) + part * Shape::query_bytes + m * 16 * Shape::row_bytes);
+    const auto load_a = [&](int m, int k, int part, std::uint32_t(&a)[4]) {
+        load_matrices(a,
+                      (query ^ (k * 32)) + part * Shape::query_bytes + m * 16 * Shape::row_bytes);
     };
-    const auto load_b = [&](int n, int k, int part, std::uint32_t (&b)[4]) {
+    const auto load_b = [&](int n, int k, int part, std::uint32_t(&b)[4]) {
         load_matrices(b, (key ^ (k * 32)) + part * Shape::tile_bytes + n * 16 * Shape::row_bytes);
     };
-    const auto add = [&](int m, int n, const std::uint32_t (&a)[4], const std::uint32_t (&b)[4]) {
+    const auto add = [&](int m, int n, const std::uint32_t(&a)[4], const std::uint32_t(&b)[4]) {
         multiply_add<bfloat16>(score[m][2 * n], a, b[0], b[1]);
         multiply_add<bfloat16>(score[m][2 * n + 1], a, b[2], b[3]);
     };
@@ -74,8 +76,7 @@ __device__ void multiply_parts(Scores& score, std::uint32_t query, std::uint32_t
 #pragma unroll
             for (int product = 0; product < 5; ++product)
 #pragma unroll
-                for (int m = 0; m < MT; ++m)
-                    add(m, n, a[m][small_a[product]], b[small_b[product]]);
+                for (int m = 0; m < MT; ++m) add(m, n, a[m][small_a[product]], b[small_b[product]]);
         }
     }
 #pragma unroll
@@ -125,7 +126,7 @@ __device__ void weigh_and_add(Rows& rows, const typename Rows::Scores& score, fl
 #pragma unroll
     for (int n = 0; n < Shape::HeadDim / 16; ++n) {
         float sum[MT][2][4] = {};  // of this tile of keys
-        const auto add = [&](int m, int k, int part, const std::uint32_t (&b)[4]) {
+        const auto add = [&](int m, int k, int part, const std::uint32_t(&b)[4]) {
             const std::uint32_t a[4] = {weights[m][2 * k][0][part], weights[m][2 * k][1][part],
                                         weights[m][2 * k + 1][0][part],
                                         weights[m][2 * k + 1][1][part]};
@@ -162,9 +163,10 @@ __device__ void weigh_and_add(Rows& rows, const typename Rows::Scores& score, fl
 }
 
 //! [kernel]
-template <class Shape, bool masked>
-__global__ void __launch_bounds__(Shape::threads, Shape::blocks)
-    float32_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
+/// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
+/// \return whether this thread's results are all finite
+template <class Shape, bool masked, bool second>
+__device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
     using Rows = WarpRows<typename Shape::Base, masked>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     extern __shared__ __align__(1024) unsigned char shared[];
@@ -226,12 +228,18 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     for (int j = 0; j < tiles; ++j) {
         if (j + 1 < tiles) copy_keys(j + 1);  // its stage was last read before the barrier
         copy_async_commit();
+        if (second) {
+            make_finite<bfloat16>(shared + (value_tiles - query_tile) + j % 2 * Shape::stage_bytes,
+                                  Shape::stage_bytes, threadIdx.x, Shape::threads);
+            __syncthreads();
+        }
         if (j < warp_tiles) {
             typename Rows::Scores score;
             multiply_parts<Shape>(score, query_lane, key_lane + j % 2 * Shape::stage_bytes);
-            const Index row = warp_row + lane / 4, first_key = static_cast<Index>(j) * KT + lane % 4 * 2;
+            const Index row = warp_row + lane / 4,
+                        first_key = static_cast<Index>(j) * KT + lane % 4 * 2;
             if constexpr (masked)
-                mask_scores<Shape>(score, problem, b, h, row, first_key, p.scale);
+                mask_scores<Shape, true>(score, problem, b, h, row, first_key, p.scale);
             else if (j >= first_partial)
                 hide_beyond<Shape>(score, problem, row, first_key);
             rows.grow(score, p.unit);
@@ -243,7 +251,7 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     //! [kernel]
 
     rows.finish_sums();
-    std::uint32_t bad_rows = 0;  // bit 2 m + half
+    bool finite = true;
     const auto out = as<float, 4>(problem.out);
 #pragma unroll
     for (int m = 0; m < Shape::MTiles; ++m)
@@ -262,12 +270,30 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
                     check += 0 * x;
                     if (e < problem.Ev) out(b, h, row, e) = x;
                 }
-            if (check != 0 || check != check) bad_rows |= 1u << (2 * m + half);
+            finite = finite && check == 0;
             if (!problem.logsumexp.absent() && lane % 4 == 0)
                 as<float, 3>(problem.logsumexp)(b, h, row) = rows.logsumexp(m, half);
         }
-    if (masked || problem.diagonal < problem.S)
-        redo_rows<float>(problem, b, h, warp_row, bad_rows, Shape::MTiles);
+    if constexpr (second) {
+        __syncwarp();  // the rows' first results are written before their second ones
+        for (Index i = warp_row; i < warp_row + Shape::warp_rows && i < problem.L; ++i)
+            careful_row<float>(problem, b, h, i);
+    }
+    return finite;
+}
+
+/// Not inlined: the registers of the first time are not to know of the second.
+template <class Shape, bool masked>
+__device__ __noinline__ void attend_again(const MmaProblem& p, Index first_block) {
+    attend<Shape, masked, true>(p, first_block);
+}
+
+template <class Shape, bool masked>
+__global__ void __launch_bounds__(Shape::threads, Shape::blocks)
+    float32_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
+    const bool finite = attend<Shape, masked, false>(p, first_block);
+    if (can_hide(p.problem) && __syncthreads_or(!finite))
+        attend_again<Shape, masked>(p, first_block);
 }
 
 template <class Shape>
@@ -276,7 +302,8 @@ void launch_shape(MmaProblem p, cudaStream_t stream) {
     p.query_tiles = static_cast<int>(tiles);
     const Index blocks = tiles * p.problem.B * p.problem.Hq;
     if (p.problem.mask_kind == MaskKind::none)
-        launch<float32_kernel<Shape, false>>(blocks, Shape::threads, Shape::shared_bytes, stream, p);
+        launch<float32_kernel<Shape, false>>(blocks, Shape::threads, Shape::shared_bytes, stream,
+                                             p);
     else
         launch<float32_kernel<Shape, true>>(blocks, Shape::threads, Shape::shared_bytes, stream, p);
 }

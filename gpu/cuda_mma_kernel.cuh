@@ -22,13 +22,116 @@
 
 namespace attn::gpu {
 
+/// \brief Divides by the sums and writes a warp's rows, through its part of the query tile.
+/// \return whether this lane's results are all finite
+template <class Shape, class Rows>
+__device__ inline bool write_rows(const MmaProblem& p, const Rows& rows, unsigned char* shared,
+                                  const Place<Shape>& place) {
+    using T = typename Shape::Element;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float check = 0;  // NaN if any element is NaN or infinite
+    __syncwarp();     // the query rows have been read
+#pragma unroll
+    for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = warp * Shape::warp_rows + m * 16 + half * 8 + lane / 4;
+            const float sum = rows.sum[m][half];
+            const float inverse = sum == 0 ? 0.0f : 1 / sum;
+#pragma unroll
+            for (int n = 0; n < Shape::HeadDim / 8; ++n) {
+                const float x = rows.out[m][n][2 * half] * inverse;
+                const float y = rows.out[m][n][2 * half + 1] * inverse;
+                check += 0 * x + 0 * y;
+                *reinterpret_cast<std::uint32_t*>(shared + swizzled<Shape::row_bytes>(row, n) +
+                                                  lane % 4 * 4) = pack<T>(x, y);
+            }
+            if (!p.problem.logsumexp.absent() && lane % 4 == 0 &&
+                place.first_row + row < p.problem.L)
+                as<float, 3>(p.problem.logsumexp)(place.b, place.h, place.first_row + row) =
+                    rows.logsumexp(m, half);
+        }
+    __syncwarp();  // the rows are there for the lanes that store them
+    store_rows<Shape>(p, shared, warp, place.b, place.h, place.first_row);
+    return check == 0;
+}
+
+/// \brief The block's work once more, with values that are not finite read as 0: see
+///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
+///        their bits, but masks are read where they lie and nothing overlaps. Not inlined: the
+///        kernel's registers are not to know of it.
+template <class Shape, bool Natural>
+__device__ __noinline__ void replay(const MmaProblem& p, Index first_block) {
+    using T = typename Shape::Element;
+    using Rows = WarpRows<Shape, Natural>;
+    constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const std::uint32_t query_tile = shared_address(shared);
+    const std::uint32_t key_tile = query_tile + Shape::query_bytes;
+    const std::uint32_t value_tile = key_tile + Shape::tile_bytes;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Problem& problem = p.problem;
+    const Place<Shape> place(p, first_block);
+    const Index b = place.b, h = place.h, hk = problem.key_head(h);
+    const Index rows_left = problem.L - place.first_row;
+    const Index warp_row = place.first_row + warp * Shape::warp_rows;
+    const Index last_row =
+        place.first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1;
+
+    copy_tile<Shape::rows, HD, Shape::threads>(
+        query_tile, p.query + p.query_stride(b, h, place.first_row), p.query_stride.row, rows_left,
+        p.query_columns, threadIdx.x);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    if (p.query_factor != 1) {
+        multiply_tile<T>(reinterpret_cast<std::uint16_t*>(shared), Shape::query_bytes / 2,
+                         p.query_factor, Shape::threads);
+        __syncthreads();
+    }
+    const QueryFragments<Shape> fragments(
+        query_tile + swizzled<Shape::row_bytes>(warp * Shape::warp_rows + lane % 16, lane / 16));
+    const std::uint32_t key_lane =
+        key_tile + swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const std::uint32_t value_lane = value_tile + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
+    Rows rows;
+    rows.clear();
+    for (Index at = 0; at < problem.visible(last_row); at += KT) {
+        __syncthreads();  // the last tiles have been read
+        copy_tile<KT, HD, Shape::threads>(key_tile, p.key + p.key_stride(b, hk, at),
+                                          p.key_stride.row, problem.S - at, p.query_columns,
+                                          threadIdx.x);
+        copy_tile<KT, HD, Shape::threads>(value_tile, p.value + p.value_stride(b, hk, at),
+                                          p.value_stride.row, problem.S - at, p.value_columns,
+                                          threadIdx.x);
+        copy_async_commit();
+        copy_async_wait<0>();
+        __syncthreads();  // these have arrived
+        make_finite<T>(shared + (value_tile - query_tile), Shape::tile_bytes, threadIdx.x,
+                       Shape::threads);
+        __syncthreads();
+        typename Rows::Scores score;
+        typename Rows::Weights weights;
+        Rows::multiply(score, fragments, key_lane);
+        mask_scores<Shape, Natural>(score, problem, b, h, warp_row + lane / 4, at + 2 * (lane % 4),
+                                    p.scale);
+        rows.grow(score, p.unit);
+        rows.weigh(score, p.unit, weights);
+        rows.add_values(weights, value_lane);
+    }
+    rows.finish_sums();
+    write_rows<Shape>(p, rows, shared, place);
+    for (int row = 0; row < Shape::warp_rows; ++row)
+        if (warp_row + row < problem.L) careful_row<T>(problem, b, h, warp_row + row);
+}
+
 /// \brief Where the block's mask lies. Kept in shared memory and read from there for every tile:
 ///        the loop has no registers to spare.
 struct MaskPlace {
-    const void* mask;                // row 0 of the block, key 0
-    const std::uint8_t* classes;     // the block's first row of classes, tile 0
-    Index stride;                    // from row to row of the mask
-    int rows;                        // of the block that exist
+    const void* mask;             // row 0 of the block, key 0
+    const std::uint8_t* classes;  // the block's first row of classes, tile 0
+    Index stride;                 // from row to row of the mask
+    int rows;                     // of the block that exist
 };
 /// \brief This lane's number, read anew at each call.
 __device__ inline int fresh_lane() {
@@ -50,7 +153,8 @@ struct MaskTile {
     /// Piece `piece` of row `row`. Lanes of eight rows read the same piece at once, so pieces are
     /// permuted from row to row (from row pair to row pair where two rows share the 32 banks).
     static __device__ std::uint32_t at(int row, int piece) {
-        return row * row_bytes + ((piece ^ ((row >> (row_bytes < 128 ? 1 : 0)) & (pieces - 1))) << 4);
+        return row * row_bytes +
+               ((piece ^ ((row >> (row_bytes < 128 ? 1 : 0)) & (pieces - 1))) << 4);
     }
 
     /// \brief Starts the copy of the warp's rows; `mask` points at (row 0 of the block, key 0 of
@@ -63,9 +167,10 @@ struct MaskTile {
             for (int i = 0; i < Shape::warp_rows; i += 32) {
                 const int row = warp * Shape::warp_rows + i + lane;
                 if (i + lane < Shape::warp_rows && row < rows)
-                    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to + row * row_bytes),
-                                 "l"(mask + row * stride), "n"(row_bytes)
-                                 : "memory");
+                    asm volatile(
+                        "cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to + row * row_bytes),
+                        "l"(mask + row * stride), "n"(row_bytes)
+                        : "memory");
             }
         } else if constexpr (dense) {
 #pragma unroll
@@ -75,9 +180,10 @@ struct MaskTile {
                 const Index left = (keys_left - piece * (16 / element_bytes)) * element_bytes;
                 const int valid = row >= rows || left <= 0 ? 0 : (left < 16 ? int(left) : 16);
                 const Element* source = mask + row * stride + piece * (16 / element_bytes);
-                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + at(row, piece)),
-                             "l"(valid > 0 ? source : mask), "r"(valid)
-                             : "memory");
+                asm volatile(
+                    "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + at(row, piece)),
+                    "l"(valid > 0 ? source : mask), "r"(valid)
+                    : "memory");
             }
         }
     }
@@ -94,8 +200,8 @@ struct MaskTile {
                 if constexpr (masking == Masking::bits) {
 #pragma unroll
                     for (int n = 0; n < Shape::Keys / 8; ++n) {
-                        const std::uint32_t word =
-                            *reinterpret_cast<const std::uint32_t*>(tile + row * row_bytes + n / 4 * 4);
+                        const std::uint32_t word = *reinterpret_cast<const std::uint32_t*>(
+                            tile + row * row_bytes + n / 4 * 4);
                         const std::uint32_t pair_bits = word >> (8 * (n % 4) + 2 * t);
                         if ((pair_bits & 1) == 0) score[m][n][2 * half] = -CUDART_INF_F;
                         if ((pair_bits & 2) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
@@ -104,15 +210,17 @@ struct MaskTile {
 #pragma unroll
                     for (int n = 0; n < Shape::Keys / 8; ++n) {
                         const int byte = (8 * n + 2 * t) * element_bytes;
-                        const auto* two = reinterpret_cast<const Element*>(tile + at(row, byte / 16) +
-                                                                           byte % 16);
+                        const auto* two =
+                            reinterpret_cast<const Element*>(tile + at(row, byte / 16) + byte % 16);
                         float* pair = &score[m][n][2 * half];
 #pragma unroll
                         for (int i = 0; i < 2; ++i) {
                             if constexpr (masking == Masking::bytes) {
                                 if (two[i] == 0) pair[i] = -CUDART_INF_F;
                             } else {
-                                pair[i] = fmaf(pair[i], scale, to_float(two[i]));
+                                const float mask = to_float(two[i]);
+                                // -inf removes the key, also where the product is NaN.
+                                pair[i] = mask == -CUDART_INF_F ? mask : fmaf(pair[i], scale, mask);
                             }
                         }
                     }
@@ -155,8 +263,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         warp_row < problem.L ? min(tiles, tiles_of(warp_row + Shape::warp_rows - 1)) : 0;
     const int first_partial = static_cast<int>(problem.visible(warp_row) / KT);
 
-    volatile MaskPlace& mask_place =
-        *reinterpret_cast<MaskPlace*>(shared + Shape::query_bytes + 4 * Shape::tile_bytes + Mask::bytes);
+    volatile MaskPlace& mask_place = *reinterpret_cast<MaskPlace*>(
+        shared + Shape::query_bytes + 4 * Shape::tile_bytes + Mask::bytes);
     if (masking != Masking::none) {
         if (threadIdx.x == 0) {
             mask_place.mask =
@@ -255,38 +363,13 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     }
     //! [kernel]
 
-    // ---- out = sum of weighted values / sum of weights, through the warp's part of the query tile
+    // ---- out = sum of weighted values / sum of weights, through the warp's part of the query
+    // tile
     const Place<Shape> end(p, first_block);
     rows.finish_sums();
-    std::uint32_t bad_rows = 0;  // bit 2 m + half
-#pragma unroll
-    for (int m = 0; m < Shape::MTiles; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int row = warp * Shape::warp_rows + m * 16 + half * 8 + lane / 4;
-            const float sum = rows.sum[m][half];
-            const float inverse = sum == 0 ? 0.0f : 1 / sum;
-            float check = 0;  // NaN if any element is NaN or infinite
-#pragma unroll
-            for (int n = 0; n < HD / 8; ++n) {
-                const float x = rows.out[m][n][2 * half] * inverse;
-                const float y = rows.out[m][n][2 * half + 1] * inverse;
-                check += 0 * x + 0 * y;
-                *reinterpret_cast<std::uint32_t*>(
-                    shared + swizzled<Shape::row_bytes>(row, n) + lane % 4 * 4) = pack<T>(x, y);
-            }
-            if (check != 0 || check != check) bad_rows |= 1u << (2 * m + half);
-            if (!problem.logsumexp.absent() && lane % 4 == 0 && end.first_row + row < problem.L)
-                as<float, 3>(problem.logsumexp)(end.b, end.h, end.first_row + row) = rows.logsumexp(m, half);
-        }
-    __syncwarp();
-    store_rows<Shape>(p, shared, warp, end.b, end.h, end.first_row);
-
-    // A hidden key's NaN or infinity has met a weight of 0 in the second product: such rows, which
-    // ordinary inputs never have, are computed again key by key.
-    if (masking != Masking::none || problem.diagonal < problem.S)
-        redo_rows<T>(problem, end.b, end.h, end.first_row + warp * Shape::warp_rows, bad_rows,
-                     Shape::MTiles);
+    const bool finite = write_rows<Shape>(p, rows, shared, end);
+    if (can_hide(problem) && __syncthreads_or(!finite))
+        replay<Shape, masking == Masking::additive>(p, first_block);
 }
 
 }  // namespace attn::gpu

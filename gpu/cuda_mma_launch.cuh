@@ -10,8 +10,8 @@ namespace attn::gpu {
 /// Bytes of shared memory of which two blocks fit a multiprocessor of an A100 (164 KB, and 1 KB
 /// per block for the system) and of Hopper (228 KB).
 template <class Shape, Masking masking, class MaskElement>
-inline constexpr int mma_shared_bytes =
-    Shape::query_bytes + 4 * Shape::tile_bytes + MaskTile<Shape, masking, MaskElement>::shared_bytes;
+inline constexpr int mma_shared_bytes = Shape::query_bytes + 4 * Shape::tile_bytes +
+                                        MaskTile<Shape, masking, MaskElement>::shared_bytes;
 
 template <class Shape, Masking masking, class MaskElement>
 void launch_shape(MmaProblem p, cudaStream_t stream) {
@@ -35,12 +35,16 @@ void launch_masking(const MmaProblem& p, Masking masking, cudaStream_t stream) {
     using Shape = MainShape<T, HeadDim, false>;
     using DenseShape = MainShape<T, HeadDim, HeadDim == 128>;  // registers for the mask
     switch (masking) {
-        case Masking::none: return launch_shape<Shape, Masking::none, std::uint8_t>(p, stream);
-        case Masking::bits: return launch_shape<Shape, Masking::bits, std::uint32_t>(p, stream);
-        case Masking::bytes: return launch_shape<DenseShape, Masking::bytes, std::uint8_t>(p, stream);
+        case Masking::none:
+            return launch_shape<Shape, Masking::none, std::uint8_t>(p, stream);
+        case Masking::bits:
+            return launch_shape<Shape, Masking::bits, std::uint32_t>(p, stream);
+        case Masking::bytes:
+            return launch_shape<DenseShape, Masking::bytes, std::uint8_t>(p, stream);
         case Masking::additive:
             if (p.problem.mask.dtype == DType::float32)
-                return launch_shape<MainShape<T, HeadDim, true>, Masking::additive, float>(p, stream);
+                return launch_shape<MainShape<T, HeadDim, true>, Masking::additive, float>(p,
+                                                                                           stream);
             return launch_shape<DenseShape, Masking::additive, T>(p, stream);
     }
 }

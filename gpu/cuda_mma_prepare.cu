@@ -110,9 +110,12 @@ void pack_rows(const TensorView& from, void* to, const Strides& to_stride, Index
                                      static_cast<Element*>(to), to_stride, grid);
     };
     switch (size_of(from.dtype)) {
-        case 1: return run(std::uint8_t{});
-        case 2: return run(std::uint16_t{});
-        default: return run(std::uint32_t{});
+        case 1:
+            return run(std::uint8_t{});
+        case 2:
+            return run(std::uint16_t{});
+        default:
+            return run(std::uint32_t{});
     }
 }
 

@@ -69,9 +69,10 @@ __device__ inline float share_of(float part, float whole) {
 }
 
 //! [split kernel]
-template <class Shape, bool masked>
-__global__ void __launch_bounds__(32 * warps)
-    split_kernel(const __grid_constant__ MmaProblem p, float* partial, Index first_block) {
+/// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
+/// \return whether this thread's results are all finite
+template <class Shape, bool masked, bool second>
+__device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Index first_block) {
     using T = typename Shape::Element;
     using Rows = WarpRows<typename Shape::Base, masked>;
     constexpr int HD = Shape::HeadDim;
@@ -92,7 +93,8 @@ __global__ void __launch_bounds__(32 * warps)
     const Index begin = split * per_split;
     const Index limit = problem.visible(problem.L - 1);
     const Index end = begin + per_split < limit ? begin + per_split : limit;
-    const int steps = end <= begin ? 0 : static_cast<int>((end - begin + step_keys - 1) / step_keys);
+    const int steps =
+        end <= begin ? 0 : static_cast<int>((end - begin + step_keys - 1) / step_keys);
 
     const std::uint32_t query_tile = shared_address(shared);
     const std::uint32_t ring = query_tile + Shape::query_bytes + warp * Shape::warp_bytes;
@@ -114,11 +116,7 @@ __global__ void __launch_bounds__(32 * warps)
                       packed.exists && piece * 8 < p.query_columns);
     }
     copy_async_commit();
-    for (int s = 0; s < Shape::stages - 1; ++s) {
-        copy_step(warp + s * warps);
-        copy_async_commit();
-    }
-    copy_async_wait<Shape::stages - 1>();
+    copy_async_wait<0>();
     __syncthreads();  // the query tile has arrived
     if (p.query_factor != 1) {
         multiply_tile<T>(reinterpret_cast<std::uint16_t*>(shared), tile_rows * HD, p.query_factor,
@@ -128,19 +126,29 @@ __global__ void __launch_bounds__(32 * warps)
 
     const QueryFragments<typename Shape::Base> fragments(
         query_tile + swizzled<Shape::row_bytes>(lane % 16, lane / 16));
-    const std::uint32_t key_lane = swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const std::uint32_t key_lane =
+        swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
     const std::uint32_t value_lane =
         Shape::tile_bytes + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
     const PackedRow mine[2] = {{problem, hk, tile * tile_rows + lane / 4},
                                {problem, hk, tile * tile_rows + lane / 4 + 8}};
     Rows rows;
     rows.clear();
+    for (int s = 0; s < Shape::stages - 1; ++s) {
+        copy_step(warp + s * warps);
+        copy_async_commit();
+    }
     for (int step = warp; step < steps; step += warps) {
         copy_step(step + (Shape::stages - 1) * warps);
         copy_async_commit();
         copy_async_wait<Shape::stages - 1>();
         __syncwarp();  // this step has arrived for all lanes
         const std::uint32_t stage = ring + step / warps % Shape::stages * Shape::stage_bytes;
+        if (second) {
+            make_finite<T>(shared + (stage - query_tile) + Shape::tile_bytes, Shape::tile_bytes,
+                           lane, 32);
+            __syncwarp();
+        }
         typename Rows::Scores score;
         typename Rows::Weights weights;
         Rows::multiply(score, fragments, stage + key_lane);
@@ -166,10 +174,16 @@ __global__ void __launch_bounds__(32 * warps)
         rows.add_values(weights, stage + value_lane);
         __syncwarp();  // the step may be overwritten
     }
+    copy_async_wait<0>();
+    __syncwarp();
+    float check = 0;  // NaN if any element is NaN or infinite
+#pragma unroll
+    for (int n = 0; n < HD / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) check += 0 * rows.out[0][n][i];
     //! [split kernel]
 
     // ---- the warps' results, each normalised, with its logsumexp; then one row by one
-    copy_async_wait<0>();
     __syncthreads();
     rows.finish_sums();
     __shared__ float logsumexp[warps][tile_rows];
@@ -202,8 +216,25 @@ __global__ void __launch_bounds__(32 * warps)
             }
             if (e < problem.Ev) to[e] = sum;
         }
-        if (lane == 0) to[problem.Ev] = total;
+        // A row that sees a value that is not finite: NaN makes the merge compute it key by key.
+        const bool spoilt = second && meets_infinite<T>(problem, b, packed.h, packed.i, begin, end);
+        if (lane == 0) to[problem.Ev] = spoilt ? CUDART_NAN_F : total;
     }
+    return check == 0;
+}
+
+/// Not inlined: the registers of the first time are not to know of the second.
+template <class Shape, bool masked>
+__device__ __noinline__ void attend_again(const MmaProblem& p, float* partial, Index first_block) {
+    attend<Shape, masked, true>(p, partial, first_block);
+}
+
+template <class Shape, bool masked>
+__global__ void __launch_bounds__(32 * warps)
+    split_kernel(const __grid_constant__ MmaProblem p, float* partial, Index first_block) {
+    const bool finite = attend<Shape, masked, false>(p, partial, first_block);
+    if (can_hide(p.problem) && __syncthreads_or(!finite))
+        attend_again<Shape, masked>(p, partial, first_block);
 }
 
 //! [merge kernel]
@@ -213,7 +244,8 @@ __global__ void __launch_bounds__(merge_threads)
     merge_kernel(const __grid_constant__ MmaProblem p, const float* partial, Index first_block) {
     const Problem& problem = p.problem;
     Index index = first_block + blockIdx.x;
-    const Index i = index % problem.L, h = (index /= problem.L) % problem.Hq, b = index / problem.Hq;
+    const Index i = index % problem.L, h = (index /= problem.L) % problem.Hq,
+                b = index / problem.Hq;
     const float* from = partial + partial_at(p, b, h, i, 0);  // (splits, Ev + 1)
     const Index stride = problem.Ev + 1;
 
@@ -230,8 +262,9 @@ __global__ void __launch_bounds__(merge_threads)
 #pragma unroll
         for (int k = 0; k < most_splits / 32; ++k) {
             const float more = warp_logsumexp(lse[k]);
-            const Merge<float> both = merge(RowState<float>{whole, whole == -CUDART_INF_F ? 0.0f : 1.0f},
-                                            RowState<float>{more, more == -CUDART_INF_F ? 0.0f : 1.0f});
+            const Merge<float> both =
+                merge(RowState<float>{whole, whole == -CUDART_INF_F ? 0.0f : 1.0f},
+                      RowState<float>{more, more == -CUDART_INF_F ? 0.0f : 1.0f});
             whole = both.state.logsumexp();
         }
 #pragma unroll
@@ -250,9 +283,8 @@ __global__ void __launch_bounds__(merge_threads)
     }
     if (threadIdx.x == 0 && !problem.logsumexp.absent())
         as<float, 3>(problem.logsumexp)(b, h, i) = total;
-    // A hidden key's NaN or infinity has met a weight of 0: see cuda_mma_careful.cuh.
-    if (__syncthreads_or(bad) && threadIdx.x < 32 &&
-        (problem.mask_kind != MaskKind::none || problem.diagonal < problem.S))
+    // A value that is not finite, seen by this row: see cuda_mma_careful.cuh.
+    if (__syncthreads_or(bad) && threadIdx.x < 32 && can_hide(problem))
         careful_row<T>(problem, b, h, i);
 }
 //! [merge kernel]

@@ -54,7 +54,8 @@ struct Place {
 };
 
 /// \brief Starts the copy of `Rows` rows of 16-bit elements to a swizzled tile in shared memory;
-///        rows from `rows_left` on and columns from `columns` on become zeros. The work of `thread`.
+///        rows from `rows_left` on and columns from `columns` on become zeros. The work of
+///        `thread`.
 template <int Rows, int HeadDim, int Threads>
 __device__ inline void copy_tile(std::uint32_t to, const std::uint16_t* from, Index stride,
                                  Index rows_left, int columns, unsigned thread) {
@@ -74,7 +75,8 @@ __device__ inline void copy_tile(std::uint32_t to, const std::uint16_t* from, In
     }
 }
 
-/// \brief A warp's query rows as A fragments: read from shared memory at each use, or once and kept.
+/// \brief A warp's query rows as A fragments: read from shared memory at each use, or once and
+/// kept.
 template <class Shape, bool InRegisters = Shape::QueryInRegisters>
 struct QueryFragments {
     std::uint32_t address;  ///< this lane's, in the first row tile
@@ -231,8 +233,7 @@ struct WarpRows {
 #pragma unroll
                 for (int m = 0; m < MT; ++m) {
                     const std::uint32_t a[4] = {weights[m][2 * k][0], weights[m][2 * k][1],
-                                                weights[m][2 * k + 1][0],
-                                                weights[m][2 * k + 1][1]};
+                                                weights[m][2 * k + 1][0], weights[m][2 * k + 1][1]};
                     multiply_add<T>(out[m][2 * n], a, b[0], b[1]);
                     multiply_add<T>(out[m][2 * n + 1], a, b[2], b[3]);
                 }

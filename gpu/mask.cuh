@@ -20,10 +20,14 @@ __device__ inline Real mask_at(const Problem& p, Index b, Index h, Index i, Inde
     switch (p.mask.dtype) {
         case DType::boolean:
             return as<const std::uint8_t, 4>(p.mask)(b, h, i, j) != 0 ? 0 : minus_infinity;
-        case DType::float64: return static_cast<Real>(as<const double, 4>(p.mask)(b, h, i, j));
-        case DType::float16: return static_cast<float>(as<const float16, 4>(p.mask)(b, h, i, j));
-        case DType::bfloat16: return static_cast<float>(as<const bfloat16, 4>(p.mask)(b, h, i, j));
-        default: return as<const float, 4>(p.mask)(b, h, i, j);
+        case DType::float64:
+            return static_cast<Real>(as<const double, 4>(p.mask)(b, h, i, j));
+        case DType::float16:
+            return static_cast<float>(as<const float16, 4>(p.mask)(b, h, i, j));
+        case DType::bfloat16:
+            return static_cast<float>(as<const bfloat16, 4>(p.mask)(b, h, i, j));
+        default:
+            return as<const float, 4>(p.mask)(b, h, i, j);
     }
 }
 

@@ -29,9 +29,16 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
 /// \brief Starts a copy of 16 bytes from global to shared memory. Unless `valid`, zeros arrive and
 ///        nothing is read: `from` may then point anywhere. Both addresses are multiples of 16.
 __device__ inline void copy_async_16(std::uint32_t to, const void* from, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(valid ? 16 : 0)
-                 : "memory");
+    // Not the form of cp.async with a size of 0, which may still touch the address.
+    asm volatile(
+        "{\n"
+        ".reg .pred valid;\n"
+        "setp.ne.s32 valid, %2, 0;\n"
+        "@valid cp.async.cg.shared.global [%0], [%1], 16;\n"
+        "@!valid st.shared.v4.b32 [%0], {%3, %3, %3, %3};\n"
+        "}" ::"r"(to),
+        "l"(from), "r"(static_cast<int>(valid)), "r"(0)
+        : "memory");
 }
 /// \brief Closes the group of the copies started since the last call.
 __device__ inline void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

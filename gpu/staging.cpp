@@ -74,10 +74,14 @@ void rearrange(const BasicTensorView<Void>& view, const Packed& to, std::byte* b
         });
     };
     switch (size_of(view.dtype)) {
-        case 1: return run(std::uint8_t{});
-        case 2: return run(std::uint16_t{});
-        case 4: return run(std::uint32_t{});
-        default: return run(std::uint64_t{});
+        case 1:
+            return run(std::uint8_t{});
+        case 2:
+            return run(std::uint16_t{});
+        case 4:
+            return run(std::uint32_t{});
+        default:
+            return run(std::uint64_t{});
     }
 }
 

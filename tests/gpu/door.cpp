@@ -26,7 +26,8 @@ const char* door_error() { return door_message; }
 static MutableTensorView view_of(const DoorTensor* t, int device) {
     if (t == nullptr || t->data == nullptr) return {};
     const auto rank = static_cast<std::size_t>(t->rank);
-    MutableTensorView view(t->data, static_cast<DType>(t->dtype), std::span(t->shape, rank), device);
+    MutableTensorView view(t->data, static_cast<DType>(t->dtype), std::span(t->shape, rank),
+                           device);
     for (std::size_t axis = 0; axis < rank; ++axis) view.stride[axis] = t->stride[axis];
     return view;
 }
