@@ -163,21 +163,38 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
             }
         }
 
-        // ---- scale and mask; only a mask, the diagonal and the end of the keys need a look
+        // ---- scale and mask; only a mask, the diagonal and the end of the keys need a look. The
+        //      warp reads its part of the mask along the keys, into the place of its weights.
         const float scale = static_cast<float>(p.scale);
         const bool whole =
             p.mask_kind == MaskKind::none && first_key + tile_keys <= p.visible(first_row);
-#pragma unroll
-        for (int r = 0; r < 8; ++r)
-#pragma unroll
-            for (int c = 0; c < 8; ++c) {
-                const Index j = first_key + c / 4 * 32 + tx * 4 + c % 4;
-                const float mask =
-                    whole || row + r >= p.L ? 0 : gpu::mask_at<float>(p, b, h, row + r, j);
-                score[r][c] = mask == -CUDART_INF_F ? mask : fmaf(score[r][c], scale, mask);
+        auto& weight_t = shared.weight_t[warp];
+        __syncwarp();  // the weights of the last tile have been read
+        if (!whole) {
+#pragma unroll 1
+            for (int i = lane; i < warp_rows * tile_keys; i += 32) {
+                const int j = i % tile_keys, r = i / tile_keys;
+                const Index mask_row = first_row + warp * warp_rows + r;
+                weight_t[j][swizzle(j, r)] =
+                    mask_row < p.L ? gpu::mask_at<float>(p, b, h, mask_row, first_key + j) : 0;
             }
+            __syncwarp();  // the mask is there
+        }
+#pragma unroll
+        for (int c = 0; c < 8; ++c) {
+            const int j = c / 4 * 32 + tx * 4 + c % 4;
+            float mask[8] = {};
+            if (!whole) {
+                read_four(mask, &weight_t[j][swizzle(j, ty * 8)]);
+                read_four(mask + 4, &weight_t[j][swizzle(j, ty * 8 + 4)]);
+            }
+#pragma unroll
+            for (int r = 0; r < 8; ++r)
+                score[r][c] =
+                    mask[r] == -CUDART_INF_F ? mask[r] : fmaf(score[r][c], scale, mask[r]);
+        }
 
-            // ---- online softmax; weights go to shared memory, for the lanes of the same rows
+        // ---- online softmax; weights go to shared memory, for the lanes of the same rows
 #pragma unroll
         for (int r = 0; r < 8; ++r) {
             RowState<float> state{max_score[r], sum[r]};
@@ -203,8 +220,7 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
             max_score[r] = state.max;
             sum[r] = state.sum;
         }
-        auto& weight_t = shared.weight_t[warp];
-        __syncwarp();  // the weights of the last tile have been read
+        __syncwarp();  // the mask has been read
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
             const int j = c / 4 * 32 + tx * 4 + c % 4;

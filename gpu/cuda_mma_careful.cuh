@@ -54,15 +54,18 @@ __device__ inline void mask_scores(float (&score)[Shape::MTiles][Shape::Keys / 8
 #pragma unroll
     for (int m = 0; m < Shape::MTiles; ++m)
 #pragma unroll
-        for (int n = 0; n < Shape::Keys / 8; ++n)
+        for (int half = 0; half < 2; ++half) {
+            const Index at = row + m * 16 + half * 8;
+            const MaskRow masks(problem, b, h, at < problem.L ? at : problem.L - 1);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const Index at = row + m * 16 + i / 2 * 8;
-                float mask = -CUDART_INF_F;
-                if (at < problem.L) mask = mask_at<float>(problem, b, h, at, key + 8 * n + i % 2);
-                float& s = score[m][n][i];
-                s = mask == -CUDART_INF_F ? mask : (Natural ? fmaf(s, scale, mask) : s);
-            }
+            for (int n = 0; n < Shape::Keys / 8; ++n)
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const float mask = masks.at<float>(key + 8 * n + i);
+                    float& s = score[m][n][2 * half + i];
+                    s = mask == -CUDART_INF_F ? mask : (Natural ? fmaf(s, scale, mask) : s);
+                }
+        }
 }
 
 /// \brief Writes a warp's rows from its part of the query tile: 16 bytes a lane where `out` allows.

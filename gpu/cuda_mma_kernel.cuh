@@ -278,12 +278,14 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 
     // Class of tile j over the block's rows; all others count as mixed.
     const auto class_of = [&](int j) -> int {
-        if constexpr (masking != Masking::bits) return some_visible | some_hidden;
-        const std::uint8_t* cell = mask_place.classes + static_cast<Index>(j) * KT / class_tile;
-        int bits = *cell;
-        if (Shape::rows > class_tile && mask_place.rows > class_tile)
-            bits |= cell[p.class_stride.row];
-        return bits;
+        if constexpr (masking == Masking::bits) {
+            const std::uint8_t* cell = mask_place.classes + static_cast<Index>(j) * KT / class_tile;
+            int bits = *cell;
+            if (Shape::rows > class_tile && mask_place.rows > class_tile)
+                bits |= cell[p.class_stride.row];
+            return bits;
+        }
+        return some_visible | some_hidden;
     };
     const auto next_tile = [&](int j) {
         while (j < tiles && (class_of(j) & some_visible) == 0) ++j;
@@ -299,11 +301,13 @@ __global__ void __launch_bounds__(Shape::threads, 2)
                                           problem.S - at, p.value_columns, threadIdx.x);
     };
     const auto copy_mask = [&](int j) {
-        const Index at = static_cast<Index>(j) * KT;
-        Mask::copy(mask_tile,
-                   static_cast<const MaskElement*>(const_cast<const void*>(mask_place.mask)) +
-                       (masking == Masking::bits ? at / 32 : at),
-                   mask_place.stride, warp, mask_place.rows, problem.S - at);
+        if constexpr (masking != Masking::none) {
+            const Index at = static_cast<Index>(j) * KT;
+            Mask::copy(mask_tile,
+                       static_cast<const MaskElement*>(const_cast<const void*>(mask_place.mask)) +
+                           (masking == Masking::bits ? at / 32 : at),
+                       mask_place.stride, warp, mask_place.rows, problem.S - at);
+        }
     };
 
     int j = next_tile(0), toggle = 0;

@@ -132,6 +132,8 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
         Shape::tile_bytes + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
     const PackedRow mine[2] = {{problem, hk, tile * tile_rows + lane / 4},
                                {problem, hk, tile * tile_rows + lane / 4 + 8}};
+    const MaskRow masks[2] = {{problem, b, mine[0].exists ? mine[0].h : 0, mine[0].i},
+                              {problem, b, mine[1].exists ? mine[1].h : 0, mine[1].i}};
     Rows rows;
     rows.clear();
     for (int s = 0; s < Shape::stages - 1; ++s) {
@@ -164,7 +166,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
                     if (!row.exists || j >= problem.visible(row.i))
                         s = -CUDART_INF_F;
                     else if constexpr (masked) {
-                        const float mask = mask_at<float>(problem, b, row.h, row.i, j);
+                        const float mask = masks[i / 2].template at<float>(j);
                         s = mask == -CUDART_INF_F ? mask : fmaf(s, p.scale, mask);
                     }
                 }
