@@ -14,6 +14,10 @@ namespace {
 /// \brief Floats rounded up to whole cache lines.
 [[gnu::always_inline]] inline Index lines(Index floats) { return (floats + 15) / 16 * 16; }
 
+/// \brief Row stride of a copied tile of keys or values: one cache line more than whole lines, so
+///        that a column of a tile does not crowd into a few sets of the cache (4 % at E = 128).
+[[gnu::always_inline]] inline Index copy_stride(Index columns) { return lines(columns) + 16; }
+
 /// \brief Working memory of one thread. A panel's part begins at lane * E (or Ev) of a buffer.
 struct TileScratch {
     float* query;  ///< (panels, E, lanes) scaled
@@ -22,8 +26,8 @@ struct TileScratch {
     float* sum;    ///< (64)
     float* score;  ///< (tile_keys, panel_lanes), then the weights
     float* line;   ///< (4, max(E, Ev, 64)) four rows on their way in or out
-    float* key;    ///< (tile_keys, E) copied; unused where keys are read in place
-    float* value;  ///< (tile_keys, Ev) likewise
+    float* key;    ///< (tile_keys, copy_stride(E)) copied; unused where keys are read in place
+    float* value;  ///< (tile_keys, copy_stride(Ev)) likewise
     float* bias;   ///< (tile_keys, 64); absent without an additive mask
     Index line_stride;
     Index floats;  ///< in all
@@ -43,8 +47,8 @@ struct TileScratch {
         sum = take(simd_tile_rows);
         score = take(simd_tile_keys * panel_lanes);
         line = take(4 * line_stride);
-        key = take(half || p.key.stride[3] != 1 ? simd_tile_keys * p.E : 0);
-        value = take(half || p.value.stride[3] != 1 ? simd_tile_keys * p.Ev : 0);
+        key = take(half || p.key.stride[3] != 1 ? simd_tile_keys * copy_stride(p.E) : 0);
+        value = take(half || p.value.stride[3] != 1 ? simd_tile_keys * copy_stride(p.Ev) : 0);
         bias = take(p.mask_kind == MaskKind::additive ? simd_tile_keys * simd_tile_rows : 0);
     }
 };

@@ -29,14 +29,32 @@ void fetch_tile(const Problem& p, const SimdTask& task, Index first, const TileS
             stride = from.stride[2];
             return;
         }
+        stride = copy_stride(columns);
         for (Index j = 0; j < tile.keys; ++j)
             widen_row(p.dtype, from.data, offset + j * from.stride[2], from.stride[3], columns,
-                      copy + j * columns);
+                      copy + j * stride);
         data = copy;
-        stride = columns;
     };
     fetch(p.key, p.E, scratch.key, tile.key, tile.key_stride);
     fetch(p.value, p.Ev, scratch.value, tile.value, tile.value_stride);
+}
+
+/// \brief Reads the masks of a tile of keys. A tile that no row may see is `none`; `tile.allowed`
+/// and
+///        `tile.bias` are set only where some may and some may not.
+/// \param allowed  memory for one word per key
+Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index first,
+                const TileScratch& scratch, std::uint64_t (&allowed)[64], KeyTile& tile) {
+    const Cover cover = read_bits(p, task.b, map, first, tile.keys, allowed);
+    if (cover == Cover::none) return Cover::none;
+    if (cover == Cover::mixed) {
+        turn_to_lanes(map, allowed);
+        tile.allowed = allowed;
+    }
+    if (p.mask_kind != MaskKind::additive) return cover;
+    const Cover bias = read_bias(p, task.b, map, first, tile.keys, scratch.bias, scratch.line);
+    if (bias == Cover::mixed) tile.bias = scratch.bias;
+    return bias == Cover::none ? bias : Cover::mixed;
 }
 
 //! [loop]
@@ -52,18 +70,7 @@ void visit_keys(const Problem& p, const SimdTask& task, const RowMap& map,
         tile.keys = end - first < simd_tile_keys ? end - first : simd_tile_keys;
 
         alignas(64) std::uint64_t allowed[64];
-        const Cover cover = read_bits(p, task.b, map, first, tile.keys, allowed);
-        if (cover == Cover::none) continue;
-        if (cover == Cover::mixed) {
-            turn_to_lanes(map, allowed);
-            tile.allowed = allowed;
-        }
-        if (p.mask_kind == MaskKind::additive) {
-            const Cover bias =
-                read_bias(p, task.b, map, first, tile.keys, scratch.bias, scratch.line);
-            if (bias == Cover::none) continue;
-            if (bias == Cover::mixed) tile.bias = scratch.bias;
-        }
+        if (mask_tile(p, task, map, first, scratch, allowed, tile) == Cover::none) continue;
 
         fetch_tile(p, task, first, scratch, tile);
         for (int lane = 0; lane < map.rows; lane += panel_lanes)

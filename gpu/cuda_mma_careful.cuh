@@ -115,13 +115,15 @@ __device__ inline bool meets_infinite(const Problem& p, Index b, Index h, Index 
     return __any_sync(~0u, meets);
 }
 
-/// \brief One query row by a whole warp, key by key, in float32, if it sees a value that is not
-///        finite; writes `columns` (at most 256) of its columns from `first` on.
+/// \brief One query row by a whole warp, key by key, in float32; writes `columns` (at most 256) of
+/// its
+///        columns from `first` on, and its logsumexp. \param always  false: only if the row sees a
+///        value that is not finite
 template <class T>
 __device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, Index first = 0,
-                                   Index columns = 256) {
+                                   Index columns = 256, bool always = false) {
     constexpr int most = 8;  // columns of out per lane
-    if (!meets_infinite<T>(p, b, h, i, 0, p.visible(i))) return;
+    if (!always && !meets_infinite<T>(p, b, h, i, 0, p.visible(i))) return;
     const auto query = as<const T, 4>(p.query);
     const auto key = as<const T, 4>(p.key);
     const auto value = as<const T, 4>(p.value);
@@ -153,6 +155,8 @@ __device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, 
     for (int n = 0; n < most; ++n)
         if (first + lane + 32 * n < end)
             to(b, h, i, first + lane + 32 * n) = T(out[n] * row.normalizer());
+    if (always && lane == 0 && !p.logsumexp.absent())
+        as<float, 3>(p.logsumexp)(b, h, i) = row.logsumexp();
 }
 
 /// \brief Can a mask or a causal rule hide a key?

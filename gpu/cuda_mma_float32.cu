@@ -2,17 +2,16 @@
 /// \brief `cuda_mma` for float32: products on bfloat16 tensor cores, exact to float32.
 ///
 /// A float32 has 24 significant bits and is the sum of three bfloat16 of 8 bits each,
-/// x = x0 + x1 + x2 with |x1| <= 2^-9 |x| (rounding to nearest) and |x2| <= 2^-18 |x|. Of the nine
+/// x = x0 + x1 + x2 with |x1| <= 2^-8 |x| (rounding to nearest) and |x2| <= 2^-16 |x|. Of the nine
 /// products of two such sums six are kept, smallest first:
 ///
-///     x y = x0 y2 + x1 y1 + x2 y0 + x0 y1 + x1 y0 + x0 y0      + error <= 2^-25.9 |x y|
+///     x y = x0 y2 + x1 y1 + x2 y0 + x0 y1 + x1 y0 + x0 y0      + error <= (2^-23 + 2^-32) |x y|
 ///
-/// (left out: x1 y2 + x2 y1 <= 2 * 2^-27, x2 y2 <= 2^-36, and the rounding of x2, 2^-27 each), half
-/// a unit in the last place of float32. Each product of two bfloat16 is exact in float32. The
-/// tensor cores add in float32 but truncate: the small products are summed first, while the
-/// accumulator is small, so that only the E / 16 additions of x0 y0 truncate at full size; and the
-/// weighted sum of each tile of keys starts from zero and is added to `out` by ordinary, rounding
-/// additions, however many tiles there are.
+/// (left out: x1 y2 + x2 y1 and x2 y2; the three parts themselves are exact.) Each product of two
+/// bfloat16 is exact in float32. The tensor cores add in float32 but truncate: the small products
+/// are summed first, while the accumulator is small; each x0 y0 of 16 columns starts from zero and
+/// is added by ordinary, rounding additions; and so is the weighted sum of each tile of keys,
+/// however many tiles there are.
 ///
 /// Weights, exp(score - max), are split the same way in registers.
 ///
@@ -89,7 +88,14 @@ __device__ void multiply_parts(Scores& score, std::uint32_t query, std::uint32_t
             std::uint32_t b[4];
             load_b(n, k, 0, b);
 #pragma unroll
-            for (int m = 0; m < MT; ++m) add(m, n, a[m], b);
+            for (int m = 0; m < MT; ++m)
+#pragma unroll
+                for (int side = 0; side < 2; ++side) {
+                    float sum[4] = {};  // 16 columns by the tensor core, rounded additions between
+                    multiply_add<bfloat16>(sum, a[m], b[2 * side], b[2 * side + 1]);
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) score[m][2 * n + side][i] += sum[i];
+                }
         }
     }
 }
@@ -167,7 +173,7 @@ __device__ void weigh_and_add(Rows& rows, const typename Rows::Scores& score, fl
 /// \return whether this thread's results are all finite
 template <class Shape, bool masked, bool second>
 __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
-    using Rows = WarpRows<typename Shape::Base, masked>;
+    using Rows = WarpRows<typename Shape::Base>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     extern __shared__ __align__(1024) unsigned char shared[];
     const Problem& problem = p.problem;
@@ -223,6 +229,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
     const std::uint32_t key_lane =
         key_tiles + swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
     const std::uint32_t value_lane = value_tiles + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
+    const float unit = masked ? Rows::log2_e : p.unit;
     Rows rows;
     rows.clear();
     for (int j = 0; j < tiles; ++j) {
@@ -242,8 +249,8 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
                 mask_scores<Shape, true>(score, problem, b, h, row, first_key, p.scale);
             else if (j >= first_partial)
                 hide_beyond<Shape>(score, problem, row, first_key);
-            rows.grow(score, p.unit);
-            weigh_and_add<Shape>(rows, score, p.unit, value_lane + j % 2 * Shape::stage_bytes);
+            rows.grow(score, unit);
+            weigh_and_add<Shape>(rows, score, unit, value_lane + j % 2 * Shape::stage_bytes);
         }
         copy_async_wait<0>();
         __syncthreads();  // tile j + 1 has arrived, tile j's stage is free
@@ -252,6 +259,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
 
     rows.finish_sums();
     bool finite = true;
+    std::uint32_t bad_rows = 0;  // bit 2 m + half
     const auto out = as<float, 4>(problem.out);
 #pragma unroll
     for (int m = 0; m < Shape::MTiles; ++m)
@@ -271,13 +279,20 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
                     if (e < problem.Ev) out(b, h, row, e) = x;
                 }
             finite = finite && check == 0;
+            if (check != 0 || check != check) bad_rows |= 1u << (2 * m + half);
             if (!problem.logsumexp.absent() && lane % 4 == 0)
-                as<float, 3>(problem.logsumexp)(b, h, row) = rows.logsumexp(m, half);
+                as<float, 3>(problem.logsumexp)(b, h, row) = rows.logsumexp(m, half, unit);
         }
     if constexpr (second) {
         __syncwarp();  // the rows' first results are written before their second ones
-        for (Index i = warp_row; i < warp_row + Shape::warp_rows && i < problem.L; ++i)
-            careful_row<float>(problem, b, h, i);
+        for (int row = 0; row < Shape::warp_rows; ++row) {
+            // A part of an infinite query or key is 0, and their product NaN: such rows, too, are
+            // computed key by key.
+            const bool mine = bad_rows >> (row / 16 * 2 + row / 8 % 2) & 1;
+            const bool bad = __ballot_sync(~0u, mine) >> (row % 8 * 4) & 0xf;
+            if (warp_row + row < problem.L)
+                careful_row<float>(problem, b, h, warp_row + row, 0, 256, bad);
+        }
     }
     return finite;
 }
@@ -292,8 +307,7 @@ template <class Shape, bool masked>
 __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     float32_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
     const bool finite = attend<Shape, masked, false>(p, first_block);
-    if (can_hide(p.problem) && __syncthreads_or(!finite))
-        attend_again<Shape, masked>(p, first_block);
+    if (__syncthreads_or(!finite)) attend_again<Shape, masked>(p, first_block);
 }
 
 template <class Shape>

@@ -26,7 +26,7 @@ namespace attn::gpu {
 /// \return whether this lane's results are all finite
 template <class Shape, class Rows>
 __device__ inline bool write_rows(const MmaProblem& p, const Rows& rows, unsigned char* shared,
-                                  const Place<Shape>& place) {
+                                  const Place<Shape>& place, float unit) {
     using T = typename Shape::Element;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float check = 0;  // NaN if any element is NaN or infinite
@@ -49,7 +49,7 @@ __device__ inline bool write_rows(const MmaProblem& p, const Rows& rows, unsigne
             if (!p.problem.logsumexp.absent() && lane % 4 == 0 &&
                 place.first_row + row < p.problem.L)
                 as<float, 3>(p.problem.logsumexp)(place.b, place.h, place.first_row + row) =
-                    rows.logsumexp(m, half);
+                    rows.logsumexp(m, half, unit);
         }
     __syncwarp();  // the rows are there for the lanes that store them
     store_rows<Shape>(p, shared, warp, place.b, place.h, place.first_row);
@@ -63,7 +63,8 @@ __device__ inline bool write_rows(const MmaProblem& p, const Rows& rows, unsigne
 template <class Shape, bool Natural>
 __device__ __noinline__ void replay(const MmaProblem& p, Index first_block) {
     using T = typename Shape::Element;
-    using Rows = WarpRows<Shape, Natural>;
+    using Rows = WarpRows<Shape>;
+    const float unit = Natural ? Rows::log2_e : p.unit;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     extern __shared__ __align__(1024) unsigned char shared[];
     const std::uint32_t query_tile = shared_address(shared);
@@ -115,12 +116,12 @@ __device__ __noinline__ void replay(const MmaProblem& p, Index first_block) {
         Rows::multiply(score, fragments, key_lane);
         mask_scores<Shape, Natural>(score, problem, b, h, warp_row + lane / 4, at + 2 * (lane % 4),
                                     p.scale);
-        rows.grow(score, p.unit);
-        rows.weigh(score, p.unit, weights);
+        rows.grow(score, unit);
+        rows.weigh(score, unit, weights);
         rows.add_values(weights, value_lane);
     }
     rows.finish_sums();
-    write_rows<Shape>(p, rows, shared, place);
+    write_rows<Shape>(p, rows, shared, place, unit);
     for (int row = 0; row < Shape::warp_rows; ++row)
         if (warp_row + row < problem.L) careful_row<T>(problem, b, h, warp_row + row);
 }
@@ -234,7 +235,7 @@ template <class Shape, Masking masking, class MaskElement>
 __global__ void __launch_bounds__(Shape::threads, 2)
     mma_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
     using T = typename Shape::Element;
-    using Rows = WarpRows<Shape, masking == Masking::additive>;
+    using Rows = WarpRows<Shape>;
     using Mask = MaskTile<Shape, masking, MaskElement>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     extern __shared__ __align__(1024) unsigned char shared[];
@@ -351,8 +352,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
                 hide_beyond<Shape>(score, problem, warp_row + lane / 4,
                                    static_cast<Index>(j) * KT + 2 * (lane % 4));
             }
-            rows.grow(score, p.unit);
-            rows.weigh(score, p.unit, weights);
+            rows.grow(score, masking == Masking::additive ? Rows::log2_e : p.unit);
+            rows.weigh(score, masking == Masking::additive ? Rows::log2_e : p.unit, weights);
             rows.add_values(weights, value_lane + stage * Shape::tile_bytes);
         }
         if (masking != Masking::none) {
@@ -371,7 +372,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     // tile
     const Place<Shape> end(p, first_block);
     rows.finish_sums();
-    const bool finite = write_rows<Shape>(p, rows, shared, end);
+    const bool finite = write_rows<Shape>(p, rows, shared, end,
+                                          masking == Masking::additive ? Rows::log2_e : p.unit);
     if (can_hide(problem) && __syncthreads_or(!finite))
         replay<Shape, masking == Masking::additive>(p, first_block);
 }

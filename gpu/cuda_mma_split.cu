@@ -74,7 +74,7 @@ __device__ inline float share_of(float part, float whole) {
 template <class Shape, bool masked, bool second>
 __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Index first_block) {
     using T = typename Shape::Element;
-    using Rows = WarpRows<typename Shape::Base, masked>;
+    using Rows = WarpRows<typename Shape::Base>;
     constexpr int HD = Shape::HeadDim;
     extern __shared__ __align__(1024) unsigned char shared[];
     const Problem& problem = p.problem;
@@ -134,6 +134,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
                                {problem, hk, tile * tile_rows + lane / 4 + 8}};
     const MaskRow masks[2] = {{problem, b, mine[0].exists ? mine[0].h : 0, mine[0].i},
                               {problem, b, mine[1].exists ? mine[1].h : 0, mine[1].i}};
+    const float unit = masked ? Rows::log2_e : p.unit;
     Rows rows;
     rows.clear();
     for (int s = 0; s < Shape::stages - 1; ++s) {
@@ -171,8 +172,8 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
                     }
                 }
         }
-        rows.grow(score, p.unit);
-        rows.weigh(score, p.unit, weights);
+        rows.grow(score, unit);
+        rows.weigh(score, unit, weights);
         rows.add_values(weights, stage + value_lane);
         __syncwarp();  // the step may be overwritten
     }
@@ -199,7 +200,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
             *reinterpret_cast<float2*>(&out[(warp * tile_rows + row) * HD + 8 * n + lane % 4 * 2]) =
                 make_float2(rows.out[0][n][2 * half] * inverse,
                             rows.out[0][n][2 * half + 1] * inverse);
-        if (lane % 4 == 0) logsumexp[warp][row] = rows.logsumexp(0, half);
+        if (lane % 4 == 0) logsumexp[warp][row] = rows.logsumexp(0, half, unit);
     }
     __syncthreads();
     for (int row = warp; row < tile_rows; row += warps) {

@@ -66,11 +66,18 @@ __device__ inline void copy_tile(std::uint32_t to, const std::uint16_t* from, In
     const int valid_rows =
         piece * 8 >= columns ? 0 : (rows_left < Rows ? static_cast<int>(rows_left) : Rows);
     const std::uint16_t* source = from + first * stride + piece * 8;
+    if (valid_rows == Rows) {  // all but the last tile of a head
+#pragma unroll
+        for (int i = 0; i < Rows / step; ++i) {
+            copy_async_16(to + swizzled<2 * HeadDim>(first + i * step, piece), source);
+            source += step * stride;
+        }
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < Rows / step; ++i) {
         const int row = first + i * step;
-        const bool valid = row < valid_rows;
-        copy_async_16(to + swizzled<2 * HeadDim>(row, piece), source, valid);
+        copy_async_16(to + swizzled<2 * HeadDim>(row, piece), source, row < valid_rows);
         source += step * stride;
     }
 }
@@ -106,10 +113,10 @@ struct QueryFragments<Shape, true> {
 
 /// \brief A warp's rows: weighted sums of values, running maximum and sum.
 ///
-/// Scores are compared and exponentiated in units of log 2, so that exp is one multiply-add and one
-/// `ex2`: weight = 2^(score * unit - max). `Natural` kernels (additive masks) hold scores in
-/// natural units, where adding a mask of -3e38 cannot overflow, and pay one operation more.
-template <class Shape, bool Natural>
+/// weight = 2^((score - max) * unit): `unit` turns scores into units of log 2, so that exp is one
+/// `ex2`. The difference is taken before the product: of scores around 1e18 a rounded product would
+/// be off by more than all of exp's range.
+template <class Shape>
 struct WarpRows {
     using T = typename Shape::Element;
     static constexpr int MT = Shape::MTiles, HD = Shape::HeadDim, KT = Shape::Keys;
@@ -166,7 +173,7 @@ struct WarpRows {
     ///        by more than 2^8: weights up to 256 harm neither float32 nor 16-bit formats, and most
     ///        tiles then leave the sums alone. Whether a row moves depends on that row alone.
     __device__ void grow(const Scores& score, float unit) {
-        constexpr float slack = Natural ? 8 * ln_2 : 8;
+        constexpr float slack = 8;
         float largest[MT][2];
         bool grows = false;
 #pragma unroll
@@ -179,17 +186,17 @@ struct WarpRows {
                     x = fmaxf(x, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
                 x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
                 x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-                largest[m][half] = Natural ? x : x * unit;
-                grows = grows || largest[m][half] > max[m][half] + slack;
+                largest[m][half] = x;
+                grows = grows || (x - max[m][half]) * unit > slack;
             }
         if (!__any_sync(~0u, grows)) return;
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const bool moves = largest[m][half] > max[m][half] + slack;
+                const bool moves = (largest[m][half] - max[m][half]) * unit > slack;
                 const float gap = max[m][half] - largest[m][half];
-                const float shrink = moves ? exp2_fast(Natural ? gap * log2_e : gap) : 1.0f;
+                const float shrink = moves ? exp2_fast(gap * unit) : 1.0f;
                 if (moves) max[m][half] = largest[m][half];
                 sum[m][half] *= shrink;
 #pragma unroll
@@ -202,7 +209,7 @@ struct WarpRows {
 
     /// \brief 2^(score - max), also where the maximum is still -inf: no visible key yet.
     static __device__ float weight(float score, float unit, float max) {
-        return exp2_fast(Natural ? (score - max) * log2_e : fmaf(score, unit, -max));
+        return exp2_fast((score - max) * unit);
     }
 
     /// \brief Scores become weights; their sum is of the unrounded ones.
@@ -250,10 +257,9 @@ struct WarpRows {
                 sum[m][half] += __shfl_xor_sync(~0u, sum[m][half], 2);
             }
     }
-    __device__ float logsumexp(int m, int half) const {
+    __device__ float logsumexp(int m, int half, float unit) const {
         if (sum[m][half] == 0) return -CUDART_INF_F;
-        return Natural ? max[m][half] + logf(sum[m][half])
-                       : (max[m][half] + log2f(sum[m][half])) * ln_2;
+        return max[m][half] * (unit * ln_2) + logf(sum[m][half]);
     }
 };
 

@@ -26,10 +26,15 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
     return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// \brief Starts a copy of 16 bytes from global to shared memory. Unless `valid`, zeros arrive and
-///        nothing is read: `from` may then point anywhere. Both addresses are multiples of 16.
+/// \brief Starts a copy of 16 bytes from global to shared memory. Both addresses are multiples
+/// of 16.
+__device__ inline void copy_async_16(std::uint32_t to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+/// \brief The same if `valid`; otherwise writes zeros, and `from` may point anywhere. (Not the form
+/// of
+///        cp.async with a size of 0: it may still touch the address.)
 __device__ inline void copy_async_16(std::uint32_t to, const void* from, bool valid) {
-    // Not the form of cp.async with a size of 0, which may still touch the address.
     asm volatile(
         "{\n"
         ".reg .pred valid;\n"

@@ -5,6 +5,12 @@
 #include <cstdlib>
 #include <string>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -49,20 +55,55 @@ bool supports(Isa isa) {
 #endif
 }
 
+namespace {
+
+/// AMX tiles are 8 KiB more for the system to save with each thread, so it grants them on request.
+bool has_amx() {
+#if defined(__x86_64__) && defined(__linux__)
+    if (!supports(Isa::avx512)) return false;
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+    const bool tiles = (edx >> 24 & 1) != 0 && (edx >> 22 & 1) != 0;  // AMX-TILE, AMX-BF16
+    if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
+    const bool convert = (eax >> 5 & 1) != 0;  // AVX512_BF16
+    if (!tiles || !convert) return false;
+    constexpr long request_permission = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
+std::string asked_isa() {
+    const char* asked = std::getenv("ATTN_ISA");
+    return asked == nullptr ? "" : asked;
+}
+
+}  // namespace
+
+bool may_use_amx() {
+    static const bool has = has_amx();
+    const std::string asked = asked_isa();
+    return has && (asked.empty() || asked == "amx");
+}
+
 Isa current_isa() {
     static const Isa best = supports(Isa::avx512) ? Isa::avx512
                             : supports(Isa::avx2) ? Isa::avx2
                                                   : Isa::baseline;
-    const char* asked = std::getenv("ATTN_ISA");
-    if (asked == nullptr || *asked == '\0') return best;
+    const std::string asked = asked_isa();
+    if (asked.empty()) return best;
+    if (asked == "amx" && may_use_amx()) return Isa::avx512;
     for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
-        if (std::string(asked) != name_of(isa)) continue;
+        if (asked != name_of(isa)) continue;
         if (supports(isa)) return isa;
         throw Error(ErrorCode::unavailable,
-                    std::string("ATTN_ISA asks for ") + asked + ", which this processor lacks");
+                    "ATTN_ISA asks for " + asked + ", which this processor lacks");
     }
+    if (asked == "amx")
+        throw Error(ErrorCode::unavailable, "ATTN_ISA asks for amx, which this processor lacks");
     throw Error(ErrorCode::bad_option,
-                std::string("ATTN_ISA is '") + asked + "', but must be baseline, avx2 or avx512");
+                "ATTN_ISA is '" + asked + "', but must be baseline, avx2, avx512 or amx");
 }
 
 }  // namespace attn

@@ -19,6 +19,11 @@ bool supports(Isa isa);
 /// \throws Error `bad_option` for an unknown name, `unavailable` if the processor lacks it.
 Isa current_isa();
 
+/// \brief Whether kernels may use the matrix tiles of AMX for bfloat16, on top of avx512: the
+///        processor has them, the system grants them, and ATTN_ISA is unset or "amx". (With
+///        ATTN_ISA=amx all other kernels are those of avx512.)
+bool may_use_amx();
+
 }  // namespace attn
 
 /// Expands X(isa) for every copy that this program holds.

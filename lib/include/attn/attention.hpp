@@ -89,6 +89,7 @@ Tensor scaled_dot_product_attention(const TensorView& query, const TensorView& k
 struct Check {
     std::optional<ErrorCode> error{};  ///< empty: accepted
     std::string message{};             ///< what `Error::what()` would say
+    /// \brief True if the call would be accepted.
     explicit operator bool() const noexcept { return !error; }
 };
 
@@ -105,7 +106,7 @@ std::size_t scratch_bytes(const TensorView& query, const TensorView& key, const 
 
 /// \brief One line of `explain`: a tier and what `auto` thinks of it for this problem.
 struct Candidate {
-    std::string tier;
+    std::string tier;               ///< its name
     bool able = false;              ///< it could run this problem here
     std::string reason;             ///< why it was taken, was not, or cannot run
     double estimated_seconds = 0;   ///< from recorded speeds; 0 when not able

@@ -43,8 +43,12 @@ namespace attn {
 /// are as exact as `literal`, from an independent function in `long double`; so `literal` is
 /// judged too.
 struct Reference {
-    DType dtype = DType::float32;  ///< of query, key, value and out
-    Index N = 1, Hq = 1, L = 0, S = 0, Ev = 0;
+    DType dtype = DType::float32;        ///< of query, key, value and out
+    Index N = 1;                         ///< batch size: the product of all batch axes
+    Index Hq = 1;                        ///< query heads
+    Index L = 0;                         ///< query rows
+    Index S = 0;                         ///< key rows
+    Index Ev = 0;                        ///< channels of an out row
     std::vector<long double> out;        ///< (N, Hq, L, Ev)
     std::vector<long double> logsumexp;  ///< (N, Hq, L)
     std::vector<double> value_size;      ///< (N, Hq, L, Ev): W
@@ -71,11 +75,14 @@ struct Verdict {
     Index count = 0;         ///< elements compared
     Index nans = 0;          ///< elements that are NaN where the reference is not
 
-    bool ok() const { return worst_ratio <= 1; }  // false for NaN
+    /// \brief Accepted; false for NaN.
+    bool ok() const { return worst_ratio <= 1; }
 };
 
 /// \brief Compares `out`, of any strides, with its reference.
-/// \param weight_error the tier's \f$ \epsilon_w \f$, see `weight_error_of`
+/// \param out           what a tier wrote
+/// \param reference     of the same problem
+/// \param weight_error  the tier's \f$ \epsilon_w \f$, see `weight_error_of`
 /// \throws Error `bad_shape` or `bad_dtype` when `out` does not fit the reference.
 Verdict judge(const TensorView& out, const Reference& reference, double weight_error = 0);
 
