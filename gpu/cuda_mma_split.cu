@@ -23,7 +23,8 @@ namespace {
 
 constexpr int warps = 4, tile_rows = 16, step_keys = 16;
 constexpr int merge_threads = 128;
-constexpr int most_splits = 64;
+constexpr int most_splits = 64;  // two for each lane of the merging warp
+constexpr float log2_e = 1.44269504f, ln_2 = 0.69314718f;
 
 /// \brief Shared memory: the query tile, then per warp `stages` x (key step, value step). 96 KB of
 ///        steps at HeadDim 128: two blocks on a multiprocessor keep 128 KB in flight.
@@ -49,23 +50,26 @@ struct PackedRow {
     }
 };
 
-/// \brief Where a row's partial results are: (B, Hq, L, splits) of Ev + 1 floats, logsumexp last.
+/// \brief Where a row's partial results are: (B, Hq, L, splits) of Ev + 2 floats, maximum and sum
+/// last.
 __device__ inline Index partial_at(const MmaProblem& p, Index b, Index h, Index i, int split) {
-    return (((b * p.problem.Hq + h) * p.problem.L + i) * p.splits + split) * (p.problem.Ev + 1);
+    return (((b * p.problem.Hq + h) * p.problem.L + i) * p.splits + split) * (p.problem.Ev + 2);
 }
 
-/// \brief log(sum over the warp's lanes of exp(x)); NaN if any is NaN.
-__device__ inline float warp_logsumexp(float x) {
-    float top = x;
-    for (int step = 16; step > 0; step /= 2) top = larger(top, __shfl_xor_sync(~0u, top, step));
-    if (top == -CUDART_INF_F) return top;
-    float sum = expf(x - top);
-    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-    return top + logf(sum);
-}
-/// \brief What a part contributes to the whole, from their logsumexps.
-__device__ inline float share_of(float part, float whole) {
-    return part == -CUDART_INF_F ? 0.0f : expf(part - whole);
+/// \brief Parts of one row, one in each lane, as a whole. Merged by maximum and sum and not by
+///        logsumexp: beside a maximum of 1e9 the logarithm of a sum is lost to rounding.
+/// \param part  0 sum and -inf maximum where there is none
+/// \param share  what the lane's part contributes to the whole
+__device__ inline RowState<float> merge_lanes(const RowState<float>& part, float unit,
+                                              float& share) {
+    RowState<float> whole = part;
+    for (int step = 16; step > 0; step /= 2)
+        whole.max = larger(whole.max, __shfl_xor_sync(~0u, whole.max, step));
+    const float sum = part.sum == 0 ? 0.0f : part.sum * exp2_fast((part.max - whole.max) * unit);
+    whole.sum = sum;
+    for (int step = 16; step > 0; step /= 2) whole.sum += __shfl_xor_sync(~0u, whole.sum, step);
+    share = whole.sum == 0 ? 0.0f : sum / whole.sum;
+    return whole;
 }
 
 //! [split kernel]
@@ -189,7 +193,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
     // ---- the warps' results, each normalised, with its logsumexp; then one row by one
     __syncthreads();
     rows.finish_sums();
-    __shared__ float logsumexp[warps][tile_rows];
+    __shared__ RowState<float> state[warps][tile_rows];
     float* out = reinterpret_cast<float*>(shared + Shape::query_bytes);  // (warps, 16, HD)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -200,16 +204,16 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
             *reinterpret_cast<float2*>(&out[(warp * tile_rows + row) * HD + 8 * n + lane % 4 * 2]) =
                 make_float2(rows.out[0][n][2 * half] * inverse,
                             rows.out[0][n][2 * half + 1] * inverse);
-        if (lane % 4 == 0) logsumexp[warp][row] = rows.logsumexp(0, half, unit);
+        if (lane % 4 == 0) state[warp][row] = {rows.max[0][half], rows.sum[0][half]};
     }
     __syncthreads();
     for (int row = warp; row < tile_rows; row += warps) {
         const PackedRow packed(problem, hk, tile * tile_rows + row);
         if (!packed.exists) continue;
         float* to = partial + partial_at(p, b, packed.h, packed.i, split);
-        const float mine_lse = lane < warps ? logsumexp[lane][row] : -CUDART_INF_F;
-        const float total = warp_logsumexp(mine_lse);
-        const float share = share_of(mine_lse, total);
+        float share;
+        const RowState<float> whole =
+            merge_lanes(lane < warps ? state[lane][row] : RowState<float>{}, unit, share);
         for (Index e = lane; e - lane < problem.Ev; e += 32) {
             float sum = 0;
 #pragma unroll
@@ -221,7 +225,10 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
         }
         // A row that sees a value that is not finite: NaN makes the merge compute it key by key.
         const bool spoilt = second && meets_infinite<T>(problem, b, packed.h, packed.i, begin, end);
-        if (lane == 0) to[problem.Ev] = spoilt ? CUDART_NAN_F : total;
+        if (lane == 0) {
+            to[problem.Ev] = whole.max;
+            to[problem.Ev + 1] = spoilt ? CUDART_NAN_F : whole.sum;
+        }
     }
     return check == 0;
 }
@@ -249,31 +256,28 @@ __global__ void __launch_bounds__(merge_threads)
     Index index = first_block + blockIdx.x;
     const Index i = index % problem.L, h = (index /= problem.L) % problem.Hq,
                 b = index / problem.Hq;
-    const float* from = partial + partial_at(p, b, h, i, 0);  // (splits, Ev + 1)
-    const Index stride = problem.Ev + 1;
+    const float* from = partial + partial_at(p, b, h, i, 0);  // (splits, Ev + 2)
+    const Index stride = problem.Ev + 2;
 
     __shared__ float share[most_splits];
-    __shared__ float total;
-    if (threadIdx.x < 32) {
-        float lse[most_splits / 32];
-        float whole = -CUDART_INF_F;
-#pragma unroll
-        for (int k = 0; k < most_splits / 32; ++k) {
-            const int s = threadIdx.x + 32 * k;
-            lse[k] = s < p.splits ? from[s * stride + problem.Ev] : -CUDART_INF_F;
-        }
-#pragma unroll
-        for (int k = 0; k < most_splits / 32; ++k) {
-            const float more = warp_logsumexp(lse[k]);
-            const Merge<float> both =
-                merge(RowState<float>{whole, whole == -CUDART_INF_F ? 0.0f : 1.0f},
-                      RowState<float>{more, more == -CUDART_INF_F ? 0.0f : 1.0f});
-            whole = both.state.logsumexp();
-        }
-#pragma unroll
-        for (int k = 0; k < most_splits / 32; ++k)
-            share[threadIdx.x + 32 * k] = share_of(lse[k], whole);
-        if (threadIdx.x == 0) total = whole;
+    __shared__ RowState<float> whole;
+    const float unit = problem.mask_kind == MaskKind::none ? p.unit : log2_e;
+    if (threadIdx.x < 32) {  // lane i merges parts i and i + 32, then the lanes merge
+        const auto part = [&](int s) {
+            return s < p.splits ? RowState<float>{from[s * stride + problem.Ev],
+                                                  from[s * stride + problem.Ev + 1]}
+                                : RowState<float>{};
+        };
+        const RowState<float> a = part(threadIdx.x), b2 = part(threadIdx.x + 32);
+        const float top = larger(a.max, b2.max);
+        const float sum_a = a.sum == 0 ? 0.0f : a.sum * exp2_fast((a.max - top) * unit);
+        const float sum_b = b2.sum == 0 ? 0.0f : b2.sum * exp2_fast((b2.max - top) * unit);
+        float mine;
+        const RowState<float> merged = merge_lanes({top, sum_a + sum_b}, unit, mine);
+        const float both = sum_a + sum_b;
+        share[threadIdx.x] = both == 0 ? 0.0f : mine * (sum_a / both);
+        share[threadIdx.x + 32] = both == 0 ? 0.0f : mine * (sum_b / both);
+        if (threadIdx.x == 0) whole = merged;
     }
     __syncthreads();
     bool bad = false;
@@ -285,7 +289,8 @@ __global__ void __launch_bounds__(merge_threads)
         bad |= !(fabsf(sum) <= 3.4028234e38f);
     }
     if (threadIdx.x == 0 && !problem.logsumexp.absent())
-        as<float, 3>(problem.logsumexp)(b, h, i) = total;
+        as<float, 3>(problem.logsumexp)(b, h, i) =
+            whole.sum == 0 ? -CUDART_INF_F : whole.max * (unit * ln_2) + logf(whole.sum);
     // A value that is not finite, seen by this row: see cuda_mma_careful.cuh.
     if (__syncthreads_or(bad) && threadIdx.x < 32 && can_hide(problem))
         careful_row<T>(problem, b, h, i);
@@ -317,7 +322,7 @@ int split_count(const Problem& p) {
 
 std::size_t split_partial_size(const Problem& p) {
     return (counted(p.B) * counted(p.Hq) * counted(p.L) * counted(split_count(p)) *
-            counted(p.Ev + 1))
+            counted(p.Ev + 2))
         .count;
 }
 
