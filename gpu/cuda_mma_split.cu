@@ -120,7 +120,11 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
                       packed.exists && piece * 8 < p.query_columns);
     }
     copy_async_commit();
-    copy_async_wait<0>();
+    for (int s = 0; s < Shape::stages - 1; ++s) {
+        copy_step(warp + s * warps);
+        copy_async_commit();
+    }
+    copy_async_wait<Shape::stages - 1>();
     __syncthreads();  // the query tile has arrived
     if (p.query_factor != 1) {
         multiply_tile<T>(reinterpret_cast<std::uint16_t*>(shared), tile_rows * HD, p.query_factor,
@@ -141,10 +145,6 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
     const float unit = masked ? Rows::log2_e : p.unit;
     Rows rows;
     rows.clear();
-    for (int s = 0; s < Shape::stages - 1; ++s) {
-        copy_step(warp + s * warps);
-        copy_async_commit();
-    }
     for (int step = warp; step < steps; step += warps) {
         copy_step(step + (Shape::stages - 1) * warps);
         copy_async_commit();
@@ -315,7 +315,7 @@ void launch_both(const MmaProblem& p, float* partial, cudaStream_t stream) {
 }  // namespace
 
 int split_count(const Problem& p) {
-    constexpr Index least_keys = 256;  // of a part
+    constexpr Index least_keys = 512;  // of a part
     const Index parts = (p.S + least_keys - 1) / least_keys;
     return static_cast<int>(parts < 1 ? 1 : (parts < most_splits ? parts : most_splits));
 }

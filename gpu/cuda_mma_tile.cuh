@@ -214,28 +214,6 @@ struct WarpRows {
 
     /// \brief Scores become weights; their sum is of the unrounded ones.
     __device__ void weigh(const Scores& score, float unit, Weights& weights) {
-        // Where the products are short the softmax counts: one operation less for each score, while
-        // the rounding of max * unit is nothing beside 1.
-        if constexpr (HD <= 64) {
-            bool huge = false;
-#pragma unroll
-            for (int m = 0; m < MT; ++m)
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const float size = fabsf(max[m][half] * unit);
-                    huge = huge || (size > 4096 && size <= 3.4028234e38f);
-                }
-            if (!__any_sync(~0u, huge)) {
-                weigh_by(score, weights, [unit](float s, float top) {
-                    return exp2_fast(fmaf(s, unit, -(top * unit)));
-                });
-                return;
-            }
-        }
-        weigh_by(score, weights, [unit](float s, float top) { return weight(s, unit, top); });
-    }
-    template <class Weight>
-    __device__ void weigh_by(const Scores& score, Weights& weights, Weight&& weight_of) {
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -243,8 +221,8 @@ struct WarpRows {
                 const float top = max[m][half] == -CUDART_INF_F ? 0.0f : max[m][half];
 #pragma unroll
                 for (int n = 0; n < NS; ++n) {
-                    const float w0 = weight_of(score[m][n][2 * half], top);
-                    const float w1 = weight_of(score[m][n][2 * half + 1], top);
+                    const float w0 = weight(score[m][n][2 * half], unit, top);
+                    const float w1 = weight(score[m][n][2 * half + 1], unit, top);
                     sum[m][half] += w0 + w1;
                     weights[m][n][half] = pack<T>(w0, w1);
                 }
