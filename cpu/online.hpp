@@ -52,7 +52,7 @@ void online_row(const Problem& p, Index b, Index h, Index i, OnlineScratch<Compu
             scratch.score[j] = Real(p.scale) * dot;
         }
         mask_scores(p, b, h, i, first, count, scratch.score);
-    //! [tile]
+        //! [tile]
 
         //! [fold]
         Real largest = row.max;

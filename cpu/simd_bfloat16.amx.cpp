@@ -16,7 +16,6 @@
 /// Scores, softmax and sums stay in float32, one query in each lane. Rounding a weight to bfloat16
 /// costs up to 2^-8 of it: Tier.accuracy says so.
 #include "simd_decode.hpp"
-#include "simd_tile.hpp"
 
 #include <immintrin.h>
 

@@ -63,6 +63,10 @@ RowMap map_rows(const Problem& p, const SimdTask& task) {
         map.head[r] = task.key_head * group + (task.first_row + r) % group;
         const Index end = map.query[r] + p.diagonal + 1;
         map.visible[r] = end < 0 ? 0 : end > p.S ? p.S : end;
+        if (p.mask_kind == MaskKind::boolean)
+            map.mask[r] = static_cast<const std::uint8_t*>(p.mask.data) +
+                          task.b * p.mask.stride[0] + map.head[r] * p.mask.stride[1] +
+                          map.query[r] * p.mask.stride[2];
     }
     return map;
 }
@@ -79,49 +83,74 @@ RowMap map_rows(const Problem& p, const SimdTask& task) {
             scratch.sum + lane};
 }
 
-/// \brief Reads, scales and transposes the queries; lanes without a row hold zeros.
-void load_queries(const Problem& p, const SimdTask& task, const RowMap& map,
-                  const TileScratch& scratch) {
-    const float scale = static_cast<float>(p.scale);
+/// \brief Reads, transposes and scales the queries; lanes without a row hold zeros.
+inline void load_queries(const Problem& p, const SimdTask& task, const RowMap& map,
+                         const TileScratch& scratch) {
     const TensorView& from = p.query;
+    const bool in_place = p.dtype == DType::float32 && from.stride[3] == 1;
     for (int lane = 0; lane < map.rows; lane += panel_lanes) {
         const Index lanes = vectors_at(map, lane) * width;
         float* const panel = panel_at(p, scratch, lane).query;  // (E, lanes)
         for (Index r = 0; r < lanes; r += 4) {
+            const float* rows[4];
             for (Index n = 0; n < 4; ++n) {
                 float* const line = scratch.line + n * scratch.line_stride;
+                rows[n] = line;
                 const Index row = lane + r + n;
-                const bool used = row < map.rows;
-                if (used)
-                    widen_row(p.dtype, from.data,
-                              task.b * from.stride[0] + map.head[row] * from.stride[1] +
-                                  map.query[row] * from.stride[2],
-                              from.stride[3], p.E, line);
-                for (Index e = 0; e < p.E; ++e) line[e] = used ? line[e] * scale : 0.0f;
+                if (row >= map.rows) {
+                    for (Index e = 0; e < p.E; ++e) line[e] = 0;
+                    continue;
+                }
+                const Index offset = task.b * from.stride[0] + map.head[row] * from.stride[1] +
+                                     map.query[row] * from.stride[2];
+                if (in_place)
+                    rows[n] = static_cast<const float*>(from.data) + offset;
+                else
+                    widen_row(p.dtype, from.data, offset, from.stride[3], p.E, line);
             }
             Index e = 0;
-            for (; e + 4 <= p.E; e += 4)
-                transpose_4x4(scratch.line + e, scratch.line_stride, panel + e * lanes + r, lanes);
+            for (; e + 4 <= p.E; e += 4) transpose_4x4(rows, e, panel + e * lanes + r, lanes);
             for (; e < p.E; ++e)
-                for (Index n = 0; n < 4; ++n)
-                    panel[e * lanes + r + n] = scratch.line[n * scratch.line_stride + e];
+                for (Index n = 0; n < 4; ++n) panel[e * lanes + r + n] = rows[n][e];
         }
+        const Lanes scale(static_cast<float>(p.scale));
+        for (Index n = 0; n < p.E * lanes; n += width) store(panel + n, load(panel + n) * scale);
     }
 }
 
 /// \brief No key seen: maxima -inf, sums 0.
-void start_panels(const Problem& p, const RowMap& map, const TileScratch& scratch) {
+inline void start_panels(const Problem& p, const RowMap& map, const TileScratch& scratch) {
     for (Index n = 0; n < lines(map.rows) * p.Ev; ++n) scratch.out[n] = 0;
     for (Index n = 0; n < simd_tile_rows; ++n) scratch.max[n] = minus_infinity, scratch.sum[n] = 0;
 }
 
 /// \brief Whether all sums of weight * value are finite.
 bool all_finite(const Problem& p, const RowMap& map, const TileScratch& scratch) {
-    Lanes zero(0.0f);  // 0 * infinity and 0 * NaN are NaN
     const Index lanes = (map.rows + width - 1) / width * width;
-    for (Index n = 0; n < lanes * p.Ev; n += width)
-        zero = fma(load(scratch.out + n), Lanes(0.0f), zero);
-    return xsimd::all(zero == zero);
+    Lanes zero[4] = {Lanes(0.0f), Lanes(0.0f), Lanes(0.0f), Lanes(0.0f)};  // sums in flight at once
+    for (Index n = 0, turn = 0; n < lanes * p.Ev; n += width, ++turn)
+        // 0 * infinity and 0 * NaN are NaN
+        zero[turn % 4] = fma(load(scratch.out + n), Lanes(0.0f), zero[turn % 4]);
+    const Lanes sum = (zero[0] + zero[1]) + (zero[2] + zero[3]);
+    return xsimd::all(sum == sum);
+}
+
+/// \brief Reads the masks of a tile of keys. A tile that no row may see is `none`; `tile.allowed`
+/// and
+///        `tile.bias` are set only where some may and some may not.
+/// \param allowed  memory for one word per key
+Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index first,
+                const TileScratch& scratch, std::uint64_t (&allowed)[64], KeyTile& tile) {
+    const Cover cover = read_bits(p, map, first, tile.keys, allowed);
+    if (cover == Cover::none) return Cover::none;
+    if (cover == Cover::mixed) {
+        turn_to_lanes(map, allowed);
+        tile.allowed = allowed;
+    }
+    if (p.mask_kind != MaskKind::additive) return cover;
+    const Cover bias = read_bias(p, task.b, map, first, tile.keys, scratch.bias, scratch.line);
+    if (bias == Cover::mixed) tile.bias = scratch.bias;
+    return bias == Cover::none ? bias : Cover::mixed;
 }
 
 /// \brief One row's result: the sums divided, rounded and written, and its logsumexp.

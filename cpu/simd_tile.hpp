@@ -39,24 +39,6 @@ void fetch_tile(const Problem& p, const SimdTask& task, Index first, const TileS
     fetch(p.value, p.Ev, scratch.value, tile.value, tile.value_stride);
 }
 
-/// \brief Reads the masks of a tile of keys. A tile that no row may see is `none`; `tile.allowed`
-/// and
-///        `tile.bias` are set only where some may and some may not.
-/// \param allowed  memory for one word per key
-Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index first,
-                const TileScratch& scratch, std::uint64_t (&allowed)[64], KeyTile& tile) {
-    const Cover cover = read_bits(p, task.b, map, first, tile.keys, allowed);
-    if (cover == Cover::none) return Cover::none;
-    if (cover == Cover::mixed) {
-        turn_to_lanes(map, allowed);
-        tile.allowed = allowed;
-    }
-    if (p.mask_kind != MaskKind::additive) return cover;
-    const Cover bias = read_bias(p, task.b, map, first, tile.keys, scratch.bias, scratch.line);
-    if (bias == Cover::mixed) tile.bias = scratch.bias;
-    return bias == Cover::none ? bias : Cover::mixed;
-}
-
 //! [loop]
 /// \brief Visits the tiles of keys that these rows may see; leaves sums and maxima in `scratch`.
 void visit_keys(const Problem& p, const SimdTask& task, const RowMap& map,

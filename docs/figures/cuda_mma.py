@@ -12,7 +12,7 @@ def draw(folder, root):
         for i in range(4):  # as cuda_mma_tile.cuh uses them: rows g and g + 8, columns 2t and 2t + 1
             row, column = lane // 4 + i // 2 * 8, lane % 4 * 2 + i % 2
             axes.add_patch(plt.Rectangle((column * 2, -row), 1.92, 0.9, facecolor=PAINT[lane % 4],
-                                         alpha=0.35 if lane // 4 % 2 else 0.65))
+                                         alpha=0.18 if lane // 4 % 2 else 0.4))
             axes.text(column * 2 + 0.96, -row + 0.42, f"{lane}: c{i}", ha="center", va="center",
                       fontsize=7.5, color=GREY)
     for row in range(16):

@@ -12,7 +12,7 @@ def draw(folder, root):
         for sector in range(64):
             used = sum(1 for lane in range(32) if lane * E // 8 == sector)
             axes.add_patch(plt.Rectangle((sector, -line), 0.85, 0.7, edgecolor=GREY, linewidth=0.5,
-                                         facecolor="#4a90d9", alpha=max(0.06, used / 8)))
+                                         facecolor="#4a90d9", alpha=0.2 + 0.8 * used / 8 if used else 0.04))
         touched = len({lane * E // 8 for lane in range(32)})
         axes.text(65, -line + 0.2, f"{label}:\n{touched} sectors", fontsize=9)
     axes.set_xlim(-1, 92)

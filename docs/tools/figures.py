@@ -32,8 +32,14 @@ def colour(facts, name):
 
 def save(figure, folder, name):
     figure.tight_layout()
-    figure.savefig(folder / f"{name}.svg", transparent=True, metadata={"Date": None})
+    figure.savefig(folder / f"{name}.svg", transparent=True, metadata={"Date": None},
+                   bbox_inches="tight")
     plt.close(figure)
+
+
+def legend_beside(axes):
+    """Outside the axes, where it hides no data."""
+    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 # ---- the map -------------------------------------------------------------------------------------
@@ -129,7 +135,7 @@ def memory(folder, facts):
     axes.set_xlabel("L = S")
     axes.set_ylabel("bytes of working memory")
     axes.set_title("(B, H, E) = (1, 8, 64), float32, one thread; from the registry")
-    axes.legend(fontsize=9)
+    legend_beside(axes)
     save(figure, folder, "memory")
 
 
@@ -149,7 +155,7 @@ def errors(folder, facts):
                     ha="right", fontsize=9)
     axes.set_ylabel("worst error / bound")
     axes.set_title("float32; at 1 the judge says no; computed when this site was built")
-    axes.legend(fontsize=9, ncol=4)
+    legend_beside(axes)
     save(figure, folder, "errors")
 
 
@@ -158,7 +164,9 @@ def errors(folder, facts):
 def made_from_records(kind, name, measured):
     """[(file, record)] of the plots of that kind which some record has the numbers for."""
     made = []
-    for n, record in enumerate(measured):
+    for n, record in enumerate([*measured, *measured.lengths]):
+        if n >= len(measured) and kind != "time":
+            break
         has = {"bars": any(not name or r["tier"] == name for r in record.rows),
                "time": bool(record.lengths()), "roofline": bool(record.ceilings)}[kind]
         if has:
@@ -182,7 +190,7 @@ def bars(folder, facts, record, file, name):
     axes.set_xticks([x + 0.4 - width / 2 for x in range(len(cases))], cases, rotation=25,
                     ha="right", fontsize=9)
     axes.set_ylabel("GFLOP/s, fewest threads")
-    axes.legend(fontsize=9, ncol=4)
+    legend_beside(axes)
     save(figure, folder, file.removesuffix(".svg"))
 
 
@@ -203,7 +211,7 @@ def time_plot(folder, facts, record, file):
     axes.set_yscale("log")
     axes.set_xlabel("L = S")
     axes.set_ylabel("seconds")
-    axes.legend(fontsize=9)
+    legend_beside(axes)
     save(figure, folder, file.removesuffix(".svg"))
 
 
@@ -223,7 +231,7 @@ def roofline(folder, facts, record, file):
     axes.set_yscale("log")
     axes.set_xlabel("operations per byte that must be moved; flops = 2 (E + Ev) a visible score")
     axes.set_ylabel("GFLOP/s")
-    axes.legend(fontsize=9, ncol=2)
+    legend_beside(axes)
     save(figure, folder, file.removesuffix(".svg"))
 
 

@@ -6,6 +6,7 @@ writes comes from the registry (facts), the records, the exercises or the source
 import json
 import re
 import sys
+import tomllib
 import xml.sax.saxutils
 
 import excerpts
@@ -148,6 +149,9 @@ class Maker:
                          + self.words["whole"].format(f"<code>{relative}</code>")
                          + f"</summary>\n\\endhtmlonly\n\\include whole/{relative}\n"
                          + "\\htmlonly\n</details>\n\\endhtmlonly")
+        if len(parts) > 2:
+            parts = [f"\\htmlonly\n<details><summary>{self.words['all_files'].format(len(parts))}"
+                     "</summary>\n\\endhtmlonly", *parts, "\\htmlonly\n</details>\n\\endhtmlonly"]
         return "\n".join(parts)
 
     def do_next(self):
@@ -187,6 +191,14 @@ class Maker:
 
     def do_generators(self):
         return tables.generators(self.words, self.facts["generators"])
+
+    def do_mutants(self):
+        """The programs that the tests must catch."""
+        path = self.root / "tests/mutants/mutants.toml"
+        mutants = tomllib.loads(path.read_text())["mutant"]
+        return tables.table([self.words["tier"], self.words["mutant"], self.words["models"]],
+                            [[f"`{m['tier']}`" if m.get("tier") else "", m["name"], m["models"]]
+                             for m in mutants])
 
     def do_explained(self):
         return tables.explained(self.words, self.facts["explained"])
@@ -299,6 +311,9 @@ class Maker:
                 return (f"{a['seconds'] / b['seconds']:.3g} ({b['threads']} {self.words['threads']}; "
                         f"{record.machine}, {record.date})")
         return self.words["not_measured_inline"]
+
+    def do_versus(self):
+        return tables.versus(self.words, self.measured.rivals)
 
     def do_all_measured(self):
         return tables.all_measured(self.words, self.measured)

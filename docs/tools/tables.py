@@ -207,6 +207,26 @@ def all_measured(words, records):
     return "\n".join(parts) or words["not_measured"].format(what="any tier")
 
 
+def versus(words, rivals, cases=None):
+    """Times beside other libraries, from records in which the rivals took turns."""
+    parts = []
+    for record in rivals:
+        rows = []
+        for row in record.rows:
+            share = row.get("share_of_read_best") or row.get("share_of_peak_best")
+            roof = words["of_read"] if row.get("share_of_read_best") else words["of_peak"]
+            rows.append([row["case"], row["dtype"], row["threads"],
+                         f"`{row['rival']}`", time_text(row["seconds_best"]),
+                         time_text(row["seconds_median"]), f"{row['gflops_best']:.3g}",
+                         f"{share:.2f} {roof}" if share else "-",
+                         f"{row['torch_over_this_median']:.3g}"
+                         if row.get("torch_over_this_median") else "-"])
+        header = [words["case"], words["dtype"], words["threads"], words["rival"], words["best"],
+                  words["median"], "GFLOP/s", words["share"], words["torch_over"]]
+        parts.append(table(header, rows) + "\n" + record.caption(words) + "\n")
+    return "\n".join(parts) or words["not_measured"].format(what="PyTorch")
+
+
 def anchors(words, folder):
     path = folder / "anchors_h200.json"
     if not path.exists():
@@ -216,6 +236,6 @@ def anchors(words, folder):
     for part in record["tables"]:
         rows = [[row["name"]] + [cell(x, time_text) for x in row["seconds"]]
                 for row in part["rows"]]
-        parts.append(part["title"] + "\n" + table([words["anchor"]] + part["columns"], rows))
+        parts.append(part[words["title_key"]] + "\n" + table([words["anchor"]] + part["columns"], rows))
     return ("\n".join(parts) + f"\n{record['machine']['gpu']}; {record['date']}; "
             f"{record['method']}; docs/measured/{path.name}\n")

@@ -22,7 +22,7 @@ WORDS = {
         "case": "case", "median": "median", "scratch": "scratch", "error": "error / bound",
         "against": "against {}", "tier": "tier", "on": "on", "builds_on": "builds on",
         "adds": "the one idea it adds", "diff": "The difference to `{}`: {} lines of code added, "
-        "{} removed", "whole": "The whole file {}", "task": "Exercise {}", "hint": "Hint",
+        "{} removed", "whole": "The whole file {}", "all_files": "All {} files of this tier", "task": "Exercise {}", "hint": "Hint",
         "solution": "Solution", "try": "Edit `docs/exercises/{0}/start.cpp`, then run "
         "`./run exercise {0}`.", "previous": "Previous", "next": "Next", "query": "query",
         "shape_order": "(B, Hq, L, S, E)", "taken": "takes", "worst": "worst error / bound",
@@ -35,7 +35,10 @@ WORDS = {
         "int8_tiers": "The quantized tiers in this tree: {}.",
         "time": "times of one shape at three or more lengths", "bars": "GFLOP/s",
         "roofline": "the ceilings of a machine", "threads": "threads", "spread": "10 % to 90 %",
-        "anchor": "implementation",
+        "rival": "who", "best": "best", "share": "share of a roof",
+        "of_read": "of reading", "of_peak": "of the FMA peak", "torch_over": "torch / this",
+        "mutant": "what is broken", "models": "the mistake it stands for",
+        "anchor": "implementation", "title_key": "title",
         "bug": "left out or broken", "caught": "caught", "passes": "passes",
     },
     "zh": {
@@ -58,7 +61,7 @@ WORDS = {
         "case": "用例", "median": "中位数", "scratch": "工作内存", "error": "误差 / 界",
         "against": "相对 {}", "tier": "级", "on": "设备", "builds_on": "基于",
         "adds": "新增的唯一想法", "diff": "与 `{}` 的差别：新增 {} 行代码，删去 {} 行",
-        "whole": "完整文件 {}", "task": "练习 {}", "hint": "提示",
+        "whole": "完整文件 {}", "all_files": "这一级的全部 {} 个文件", "task": "练习 {}", "hint": "提示",
         "solution": "答案", "try": "修改 `docs/exercises/{0}/start.cpp`，然后运行 "
         "`./run exercise {0}`。", "previous": "上一页", "next": "下一页", "query": "查询",
         "shape_order": "(B, Hq, L, S, E)", "taken": "选择", "worst": "最大误差 / 界",
@@ -70,7 +73,10 @@ WORDS = {
         "int8_tiers": "本源码树中的量化级：{}。",
         "time": "同一形状在三种以上长度下的时间", "bars": "GFLOP/s",
         "roofline": "机器上限", "threads": "线程", "spread": "10 % 至 90 %",
-        "anchor": "实现",
+        "rival": "谁", "best": "最好", "share": "占上限的份额",
+        "of_read": "（读带宽）", "of_peak": "（FMA 峰值）", "torch_over": "torch / 本项",
+        "mutant": "弄坏了什么", "models": "代表的错误",
+        "anchor": "实现", "title_key": "title_zh",
         "bug": "被省略或写错的部分", "caught": "发现", "passes": "漏过",
     },
 }

@@ -119,7 +119,7 @@ struct Explanation {
     std::vector<Candidate> candidates;  ///< every tier, in the ladder's order
 };
 
-/// \brief Explains the choice without running it.
+/// \brief Explains the choice without running it. Taught in \ref choosing.
 /// \throws Error as the call itself would.
 Explanation explain(const TensorView& query, const TensorView& key, const TensorView& value,
                     const MutableTensorView& out, const Options& options = {},

@@ -1,6 +1,6 @@
 /// \file
 /// \brief How a result is judged: a reference, a bound derived for each element, and a verdict.
-///        The one comparison of tests, benches and the command line.
+///        The one comparison of tests, benches and the command line. The derivation: \ref trusting.
 ///
 /// \par The bound
 /// A correct tier whose unit roundoff is \f$ u \f$ (2^-24 when it computes in float32, 2^-53 in

@@ -21,7 +21,8 @@ ATTN_HD inline Real larger(Real a, Real b) {
     return (b > a || b != b) ? b : a;
 }
 
-/// \brief Running maximum and running sum of weights, exp(score - max), of one query row.
+/// \brief Running maximum and running sum of weights, exp(score - max), of one query row. Taught in
+///        \ref tier_online.
 template <class Real>
 struct RowState {
     Real max = -std::numeric_limits<Real>::infinity();  ///< largest score so far
@@ -31,7 +32,7 @@ struct RowState {
     /// \return `shrink` = exp(old max - new max), by which all that was summed under the old
     ///         maximum must be multiplied (`sum` has been). 1 when nothing grew; 0 on the first
     ///         visible score.
-    //! [grow]
+    // [grow]
     ATTN_HD Real grow(Real largest) {
         const Real grown = larger(max, largest);
         if (grown == max) return 1;  // also -inf == -inf, where the subtraction would give NaN
@@ -40,7 +41,7 @@ struct RowState {
         sum *= shrink;
         return shrink;
     }
-    //! [grow]
+    // [grow]
 
     /// \brief Weight of a score under the current maximum: exp(score - max), 0 for a score of -inf.
     ///        `grow` must have seen the score.
@@ -70,7 +71,7 @@ struct Merge {
 /// \brief Merges two halves: commutative, and associative up to rounding. An empty half is neutral.
 template <class Real>
 ATTN_HD inline Merge<Real> merge(const RowState<Real>& a, const RowState<Real>& b) {
-    //! [merge]
+    // [merge]
     Merge<Real> m;
     RowState<Real> left = a, right = b;
     m.factor_a = left.grow(b.max);
@@ -78,7 +79,7 @@ ATTN_HD inline Merge<Real> merge(const RowState<Real>& a, const RowState<Real>& 
     m.state.max = left.max;
     m.state.sum = left.sum + right.sum;
     return m;
-    //! [merge]
+    // [merge]
 }
 
 }  // namespace attn

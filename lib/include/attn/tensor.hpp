@@ -126,7 +126,8 @@ class Tensor {
         return {view_.shape, static_cast<std::size_t>(view_.rank)};
     }
     /// \brief Number of elements.
-    Index size() const { return view_.size(); }
+    /// \brief Elements; 0 for a tensor that was default-constructed or moved from.
+    Index size() const { return view_.data == nullptr ? 0 : view_.size(); }
     /// \brief Bytes of all elements.
     std::size_t bytes() const { return static_cast<std::size_t>(size()) * size_of(dtype()); }
 

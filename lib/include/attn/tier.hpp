@@ -128,7 +128,7 @@ struct Availability {
 };
 
 /// \brief One rung of the ladder. A tier's own file gives limits and functions; name, place and
-///        idea come from its line in lib/tiers.def.
+///        idea come from its line in lib/tiers.def. Adding one: \ref contributing.
 struct Tier {
     const char* name = "";                ///< as in lib/tiers.def
     const char* builds_on = "";           ///< name of an earlier tier, or "nothing"
