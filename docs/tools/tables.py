@@ -174,7 +174,7 @@ def cell(value, text):
 
 def measured_row(words, row):
     return [row["case"], row["dtype"], row["threads"], time_text(row["seconds"]),
-            f"{time_text(row['low'])} - {time_text(row['high'])}", f"{row['gflops']:.3g}",
+            row["spread"] or f"{time_text(row['low'])} - {time_text(row['high'])}", f"{row['gflops']:.3g}",
             cell(row["scratch"], bytes_text), cell(row["ratio"], ratio_text)]
 
 
