@@ -36,7 +36,7 @@ WORDS = {
         "time": "times of one shape at three or more lengths", "bars": "GFLOP/s",
         "roofline": "the ceilings of a machine", "threads": "threads", "spread": "spread (10 % to 90 %)",
         "no_speeds": "In this tree no speed has been recorded yet for {}: such tiers are all taken to be "
-                     "equally slow, and among equals the simplest wins.", "rival": "who", "best": "best", "share": "share of a roof",
+                     "equally slow, and among equals the simplest wins.", "rows": "{} rows", "rival": "who", "best": "best", "share": "share of a roof",
         "of_read": "of reading", "of_peak": "of the FMA peak", "torch_over": "torch / this",
         "mutant": "what is broken", "models": "the mistake it stands for",
         "anchor": "implementation", "title_key": "title",
@@ -75,7 +75,7 @@ WORDS = {
         "time": "同一形状在三种以上长度下的时间", "bars": "GFLOP/s",
         "roofline": "机器上限", "threads": "线程", "spread": "离散（10 % 至 90 %）",
         "no_speeds": "本源码树中还没有记录 {} 的速度：这些级都被当作同样慢，相等时最简单的胜出。",
-        "rival": "谁", "best": "最好", "share": "占上限的份额",
+        "rows": "{} 行", "rival": "谁", "best": "最好", "share": "占上限的份额",
         "of_read": "（读带宽）", "of_peak": "（FMA 峰值）", "torch_over": "torch / 本项",
         "mutant": "弄坏了什么", "models": "代表的错误",
         "anchor": "实现", "title_key": "title_zh",
