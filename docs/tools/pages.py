@@ -79,6 +79,8 @@ class Maker:
         text = DIRECTIVE.sub(fill, text)
         # A line break between two Chinese characters is not a space.
         text = re.sub(r"([\u3001-\u9fff\uff01-\uff5e])\n *([\u3001-\u9fff\uff01-\uff5e])", r"\1\2", text)
+        # Emphasis between Chinese characters, which Markdown does not see.
+        text = re.sub(r"(?<!\*)\*([\u3001-\u9fff][^*\n]*?)\*(?!\*)", r"<em>\1</em>", text)
         # Doxygen takes a star at the start of a line for the edge of the comment.
         text = re.sub(r"(?m)^( *)\*\*(\S.*?)\*\*", r"\1<b>\2</b>", text)
         text = re.sub(r"(?m)^( *)\*(\S[^*\n]*)\*", r"\1<em>\2</em>", text)
@@ -199,6 +201,12 @@ class Maker:
         return tables.table([self.words["tier"], self.words["mutant"], self.words["models"]],
                             [[f"`{m['tier']}`" if m.get("tier") else "", m["name"], m["models"]]
                              for m in mutants])
+
+    def do_speeds(self):
+        """Says so where `auto` has no recorded speeds to go by."""
+        recorded = re.findall(r"(?m)^ATTN_SPEED\((\w+)", (self.root / "lib/speeds.def").read_text())
+        missing = [t["name"] for t in self.facts["tiers"] if t["name"] not in recorded]
+        return self.words["no_speeds"].format(", ".join(missing)) if missing else ""
 
     def do_explained(self):
         return tables.explained(self.words, self.facts["explained"])

@@ -31,6 +31,7 @@ class Record:
                 "seconds": entry["seconds"]["median"], "low": entry["seconds"]["p10"],
                 "high": entry["seconds"]["p90"], "gflops": entry["flops"] / 1e9
                 / entry["seconds"]["median"], "flops": entry["flops"], "bytes": entry["bytes"],
+                "spread": entry.get("spread"),
                 "scratch": entry.get("scratch_bytes"), "ratio": entry.get("worst_ratio"),
                 "date": entry.get("date", "?")[:10], "source": entry.get("source_hash", "?")[:10]}
 
@@ -70,6 +71,28 @@ class Lengths(Record):
                                 "machine": {"cpu": data["cpu"], "cores": data["cores"]}})
 
 
+class Gpu(Record):
+    """The GPU tiers beside torch's backends in one process; a torch row's tier is "torch ..."."""
+    def __init__(self, path, data):
+        rows = []
+        for c in data["cases"]:
+            name = f"{c['group']} L={c['L']} E={c['E']} {c['dtype']}"
+            name += " causal" if c["causal"] else ""
+            name += f" mask {c['mask']}" if c["mask"] else ""
+            for who, microseconds in c["microseconds"].items():
+                seconds = microseconds * 1e-6
+                rows.append({
+                    "tier": who if who.startswith("cuda_") else f"torch {who}", "case": name,
+                    "dtype": c["dtype"], "threads": "-", "causal": c["causal"],
+                    "sizes": {**{axis: c[axis] for axis in ("B", "Hq", "H", "L", "S", "E")},
+                              "Ev": c["E"]},
+                    "seconds": {"median": seconds, "p10": seconds, "p90": seconds},
+                    "spread": f"{c['spread'][who]:.1%} of it", "flops": c["flops"], "bytes": None,
+                    "date": data["date"], "source_hash": data["source_hash"]})
+        super().__init__(path, {**data, "rows": rows, "command": data["made_by"]})
+        self.machine += f", torch {data['torch']}"
+
+
 class Rivals:
     """Our tiers beside other libraries in one process: tests/bench/compare_torch_cpu.py."""
     def __init__(self, path, data):
@@ -97,7 +120,9 @@ class Measured(list):
         for path in sorted(folder.glob("*.json")):
             data = json.loads(path.read_text())
             row = (data.get("rows") or [{}])[0]
-            if "rival" in row:
+            if data.get("cases") and "microseconds" in data["cases"][0]:
+                self.append(Gpu(path, data))
+            elif "rival" in row:
                 self.rivals.append(Rivals(path, data))
             elif "seconds_best" in row and "L" in row:
                 self.lengths.append(Lengths(path, data))

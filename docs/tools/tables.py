@@ -34,6 +34,18 @@ def bytes_text(count):
     return f"{count} bytes"
 
 
+def rate_text(gflops):
+    return f"{gflops:.3g}" if gflops < 1000 else f"{gflops:.0f}"
+
+
+def folded(words, rows, text):
+    """A long table behind a click."""
+    if len(rows) <= 14:
+        return text
+    return (f"\\htmlonly\n<details><summary>{words['rows'].format(len(rows))}</summary>\n"
+            f"\\endhtmlonly\n{text}\n\\htmlonly\n</details>\n\\endhtmlonly\n")
+
+
 def ratio_text(ratio):
     ratio = number(ratio)
     if math.isinf(ratio):
@@ -174,7 +186,7 @@ def cell(value, text):
 
 def measured_row(words, row):
     return [row["case"], row["dtype"], row["threads"], time_text(row["seconds"]),
-            f"{time_text(row['low'])} - {time_text(row['high'])}", f"{row['gflops']:.3g}",
+            row["spread"] or f"{time_text(row['low'])} - {time_text(row['high'])}", rate_text(row["gflops"]),
             cell(row["scratch"], bytes_text), cell(row["ratio"], ratio_text)]
 
 
@@ -193,8 +205,8 @@ def measured(words, records, name, base):
             rows.append(measured_row(words, row) + [gain])
         if rows:
             against = words["against"].format(f"`{base}`") if base != "nothing" else ""
-            parts.append(table(measured_header(words) + [against], rows) + "\n"
-                         + record.caption(words) + "\n")
+            parts.append(folded(words, rows, table(measured_header(words) + [against], rows))
+                         + "\n" + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what=f"`{name}`")
 
 
