@@ -169,7 +169,9 @@ def test_a_mistake_is_caught_where_it_should_be(mistake):
     ],
 )
 def test_most_mistakes_are_caught_by_two_properties(mistake):
-    assert sum(f.verdict == "fail" for f in judge(with_mistake(mistake)).findings) >= 2
+    small = [str(case) for case in plain_cases()[:6]]
+    report = judge(with_mistake(mistake), cases=small)
+    assert sum(f.verdict == "fail" for f in report.findings) >= 2
 
 
 def test_a_function_that_swallows_keywords_or_raises_is_told_so():
