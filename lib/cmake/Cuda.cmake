@@ -55,5 +55,5 @@ function(attn_add_cuda_tiers target)
   # call std::bit_cast and numeric_limits.
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall
-      -Xptxas=-v,-warn-spills $<$<BOOL:${ATTN_WERROR}>:-Werror=all-warnings>>)
+      $<$<BOOL:${ATTN_PTXAS}>:-Xptxas=-v> $<$<BOOL:${ATTN_WERROR}>:-Werror=all-warnings>>)
 endfunction()

@@ -42,7 +42,7 @@ def command(arguments, log, **environment):
 def build(args):
     code, text = command(
         ["cmake", "-S", ".", "-B", args.build_dir, "-DCMAKE_BUILD_TYPE=Release", "-DATTN_CLI=OFF",
-         "-DATTN_BENCH=OFF", f"-DCMAKE_CUDA_ARCHITECTURES={args.architectures}"]
+         "-DATTN_BENCH=OFF", "-DATTN_PTXAS=ON", "-DATTN_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={args.architectures}"]
         + (["-G", "Ninja"] if args.ninja else []), args.out / "configure.log")
     if code:
         sys.exit(text[-3000:])
