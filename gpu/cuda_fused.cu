@@ -163,7 +163,7 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
                 for (int r = 0; r < 8; ++r)
 #pragma unroll
                     for (int c = 0; c < 8; ++c) score[r][c] = fmaf(q[r], k[c], score[r][c]);
-            //! [product]
+                //! [product]
             }
         }
 
@@ -238,7 +238,7 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
                                 score[4 * half + 3][c]);
         }
         __syncwarp();  // the weights of this one are there
-        //! [weights]
+                       //! [weights]
 
         // ---- out += weights V
 #pragma unroll 8

@@ -165,7 +165,7 @@ struct WarpRows {
                 for (int m = 0; m < MT; ++m) {
                     multiply_add<T>(score[m][2 * n], a[m], b[0], b[1]);
                     multiply_add<T>(score[m][2 * n + 1], a[m], b[2], b[3]);
-        //! [multiply]
+                    //! [multiply]
                 }
             }
         }
@@ -228,7 +228,7 @@ struct WarpRows {
                     const float w1 = weight(score[m][n][2 * half + 1], unit, top);
                     sum[m][half] += w0 + w1;
                     weights[m][n][half] = pack<T>(w0, w1);
-    //! [weigh]
+                    //! [weigh]
                 }
             }
     }
@@ -248,7 +248,7 @@ struct WarpRows {
                                                 weights[m][2 * k + 1][0], weights[m][2 * k + 1][1]};
                     multiply_add<T>(out[m][2 * n], a, b[0], b[1]);
                     multiply_add<T>(out[m][2 * n + 1], a, b[2], b[3]);
-    //! [add values]
+                    //! [add values]
                 }
             }
     }

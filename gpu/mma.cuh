@@ -124,7 +124,7 @@ template <int RowBytes>
 __device__ constexpr std::uint32_t swizzled(int row, int piece) {
     static_assert(RowBytes % 128 == 0, "a row must span all 32 banks");
     return static_cast<std::uint32_t>(row * RowBytes + ((piece ^ (row & 7)) << 4));
-//! [swizzled]
+    //! [swizzled]
 }
 
 }  // namespace attn::gpu
