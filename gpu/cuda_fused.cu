@@ -52,7 +52,9 @@ struct Shared {
 };
 
 /// Column of a transposed tile in which element (e, row) lies.
+//! [swizzle]
 __device__ constexpr int swizzle(int e, int row) { return row ^ (e / 4 % 8 * 4); }
+//! [swizzle]
 
 /// Four neighbours of a row as floats, zeros from `valid` on.
 template <class T>
@@ -150,6 +152,7 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
                 }
             __syncthreads();  // chunks and values are there
 #pragma unroll 8
+            //! [product]
             for (int e = 0; e < chunk; ++e) {
                 float q[8], k[8];
                 read_four(q, &shared.query_t[e][swizzle(e, local_row)]);
@@ -160,6 +163,7 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
                 for (int r = 0; r < 8; ++r)
 #pragma unroll
                     for (int c = 0; c < 8; ++c) score[r][c] = fmaf(q[r], k[c], score[r][c]);
+                //! [product]
             }
         }
 
@@ -197,6 +201,7 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
         // ---- online softmax; weights go to shared memory, for the lanes of the same rows
 #pragma unroll
         for (int r = 0; r < 8; ++r) {
+            //! [online]
             RowState<float> state{max_score[r], sum[r]};
             float largest = score[r][0];
 #pragma unroll
@@ -212,6 +217,7 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
                 for (int c = 0; c < 4 * groups; ++c) out[r][c] *= shrink;
             }
             const float top = state.max == -CUDART_INF_F ? 0.0f : state.max;
+            //! [online]
 #pragma unroll
             for (int c = 0; c < 8; ++c) {
                 score[r][c] = exp2_fast((score[r][c] - top) * log2_e);
@@ -220,6 +226,7 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
             max_score[r] = state.max;
             sum[r] = state.sum;
         }
+        //! [weights]
         __syncwarp();  // the mask has been read
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
@@ -231,6 +238,7 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
                                 score[4 * half + 3][c]);
         }
         __syncwarp();  // the weights of this one are there
+                       //! [weights]
 
         // ---- out += weights V
 #pragma unroll 8

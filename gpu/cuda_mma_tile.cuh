@@ -152,6 +152,7 @@ struct WarpRows {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) score[m][n][i] = 0;
 #pragma unroll
+        //! [multiply]
         for (int k = 0; k < HD / 16; ++k) {
             std::uint32_t a[MT][4];
 #pragma unroll
@@ -164,6 +165,7 @@ struct WarpRows {
                 for (int m = 0; m < MT; ++m) {
                     multiply_add<T>(score[m][2 * n], a[m], b[0], b[1]);
                     multiply_add<T>(score[m][2 * n + 1], a[m], b[2], b[3]);
+                    //! [multiply]
                 }
             }
         }
@@ -213,6 +215,7 @@ struct WarpRows {
     }
 
     /// \brief Scores become weights; their sum is of the unrounded ones.
+    //! [weigh]
     __device__ void weigh(const Scores& score, float unit, Weights& weights) {
 #pragma unroll
         for (int m = 0; m < MT; ++m)
@@ -225,11 +228,13 @@ struct WarpRows {
                     const float w1 = weight(score[m][n][2 * half + 1], unit, top);
                     sum[m][half] += w0 + w1;
                     weights[m][n][half] = pack<T>(w0, w1);
+                    //! [weigh]
                 }
             }
     }
 
     /// \brief out += weights V. \param value  this lane's address in the value tile
+    //! [add values]
     __device__ void add_values(const Weights& weights, std::uint32_t value) {
 #pragma unroll
         for (int k = 0; k < KT / 16; ++k)
@@ -243,6 +248,7 @@ struct WarpRows {
                                                 weights[m][2 * k + 1][0], weights[m][2 * k + 1][1]};
                     multiply_add<T>(out[m][2 * n], a, b[0], b[1]);
                     multiply_add<T>(out[m][2 * n + 1], a, b[2], b[3]);
+                    //! [add values]
                 }
             }
     }

@@ -43,6 +43,7 @@ __global__ void scores(const Problem p, Compute<T>* score, Index first_block) {
     const Index h = (index /= p.L) % p.Hq;
     const Index b = index / p.Hq;
 
+    //! [scores]
     const double mask = gpu::mask_at<double>(p, b, h, i, j);
     double dot = 0;
     if (mask != -CUDART_INF)
@@ -50,6 +51,7 @@ __global__ void scores(const Problem p, Compute<T>* score, Index first_block) {
             dot += double(as<const T, 4>(p.query)(b, h, i, e)) *
                    double(as<const T, 4>(p.key)(b, p.key_head(h), j, e));
     mine = Compute<T>(mask == -CUDART_INF ? mask : p.scale * dot + mask);
+    //! [scores]
 }
 
 /// \brief Scores of one row become probabilities: one thread per row.
@@ -59,6 +61,7 @@ __global__ void softmax(const Problem p, Compute<T>* score, Index first_block) {
     if (index >= p.B * p.Hq * p.L) return;
     Compute<T>* row = score + index * p.S;  // (S)
 
+    //! [softmax]
     double max = -CUDART_INF;
     for (Index j = 0; j < p.S; ++j)
         if (row[j] > max) max = row[j];
@@ -67,6 +70,7 @@ __global__ void softmax(const Problem p, Compute<T>* score, Index first_block) {
         if (row[j] != -CUDART_INF) sum += exp(double(row[j]) - max);
     for (Index j = 0; j < p.S; ++j)  // exp(-inf - -inf) would be NaN in a row that sees nothing
         row[j] = row[j] == -CUDART_INF ? 0 : Compute<T>(exp(double(row[j]) - max) / sum);
+    //! [softmax]
 
     if (p.logsumexp.absent()) return;
     const Index i = index % p.L;
@@ -86,10 +90,12 @@ __global__ void mix(const Problem p, const Compute<T>* probability, Index first_
     const Index h = (index /= p.L) % p.Hq;
     const Index b = index / p.Hq;
 
+    //! [mix]
     double mean = 0;
     for (Index j = 0; j < p.S; ++j)
         if (row[j] != 0) mean += double(row[j]) * as<const T, 4>(p.value)(b, p.key_head(h), j, e);
     as<T, 4>(p.out)(b, h, i, e) = T(Compute<T>(mean));
+    //! [mix]
 }
 //! [kernels]
 

@@ -72,6 +72,7 @@ __device__ inline void load_matrices_transposed(std::uint32_t (&to)[4], std::uin
 /// \brief c += a * b for one (16, 16) x (16, 8) product; not volatile, so that the compiler may
 ///        place exponentials between products.
 template <class T>
+//! [mma]
 __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                     std::uint32_t b1) {
     if constexpr (dtype_of<T> == DType::float16) {
@@ -86,6 +87,7 @@ __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], 
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
     }
 }
+//! [mma]
 
 /// \brief Two floats rounded to nearest and packed, `low` in the low half.
 template <class T>
@@ -118,9 +120,11 @@ __device__ inline float exp2_fast(float x) {
 ///        `RowBytes` (a multiple of 128) long. The eight rows that one `ldmatrix` phase reads at
 ///        equal `piece` land in eight different groups of four banks.
 template <int RowBytes>
+//! [swizzled]
 __device__ constexpr std::uint32_t swizzled(int row, int piece) {
     static_assert(RowBytes % 128 == 0, "a row must span all 32 banks");
     return static_cast<std::uint32_t>(row * RowBytes + ((piece ^ (row & 7)) << 4));
+    //! [swizzled]
 }
 
 }  // namespace attn::gpu
