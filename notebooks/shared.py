@@ -75,11 +75,13 @@ def best_of(call: Callable[[], Any], seconds: float = 0.3, least: int = 3) -> fl
 
 
 def records() -> dict[str, dict[str, Any]]:
-    """The measurements that came with the project, machine by machine: docs/measured/*.json."""
+    """The benches that came with the project, machine by machine: those files of docs/measured/
+    whose rows each tell a tier, its operations, bytes and times."""
     found = {}
     for path in sorted((ROOT / "docs" / "measured").glob("*.json")):
         record = json.loads(path.read_text())
-        if isinstance(record, dict) and "rows" in record:
+        rows = record.get("rows") if isinstance(record, dict) else None
+        if rows and all({"tier", "flops", "bytes", "seconds"} <= row.keys() for row in rows):
             found[path.stem] = record
     return found
 
