@@ -48,8 +48,9 @@ function(attn_add_cuda_tiers target)
   endforeach()
   target_compile_definitions(${target} PRIVATE ATTN_HAVE_CUDA=1)
   target_include_directories(${target} PRIVATE ${gpu})
-  # cudart inside: nothing of CUDA is needed to link or load the library on a machine without it.
-  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:CUDA::cudart_static>)
+  # cudart goes inside the program: nothing of CUDA is needed to load it on a machine without it.
+  # To link one, the toolkit is: attention_ladderConfig.cmake and attention_ladder.pc ask for it.
+  target_link_libraries(${target} PRIVATE CUDA::cudart_static)
   set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
   # -lineinfo: the sanitizers name source lines. Without the relaxed rules device code could not
   # call std::bit_cast and numeric_limits.
