@@ -275,7 +275,9 @@ TEST_CASE("the command says which mistake was made, exits with 2, and touches no
         {"demo --data none", "none/query.npy: cannot be opened"},
     };
     const auto before = folder.all();
-    for (const auto& [arguments, sentence] : mistakes) {
+    for (const auto& mistake : mistakes) {  // clang 14: lambdas cannot capture structured bindings
+        const auto& arguments = mistake.first;
+        const auto& sentence = mistake.second;
         const Result result = folder.attn(arguments);
         CAPTURE(arguments);
         CAPTURE(result.err);
