@@ -86,6 +86,12 @@ def records() -> dict[str, dict[str, Any]]:
     return found
 
 
+def gpu_records() -> dict[str, dict[str, Any]]:
+    """The GPU tiers beside torch's backends, machine by machine."""
+    paths = sorted((ROOT / "docs" / "measured").glob("gpu_bench_*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
 def anchors() -> dict[str, Any] | None:
     """The times of other libraries on one GPU, or None where that record is not there."""
     path = ROOT / "docs" / "measured" / "anchors_h200.json"
