@@ -10,6 +10,7 @@ import tomllib
 import xml.sax.saxutils
 
 import excerpts
+import plots
 import tables
 from sources import files_of
 from words import WORDS
@@ -81,6 +82,8 @@ class Maker:
         text = re.sub(r"([\u3001-\u9fff\uff01-\uff5e])\n *([\u3001-\u9fff\uff01-\uff5e])", r"\1\2", text)
         # Emphasis between Chinese characters, which Markdown does not see.
         text = re.sub(r"(?<!\*)\*([\u3001-\u9fff][^*\n]*?)\*(?!\*)", r"<em>\1</em>", text)
+        # Bold that begins or ends at code: 1.9.4 shows its stars.
+        text = re.sub(r"\*\*(`[^*\n]*?|[^*\n]*?`)\*\*", r"<b>\1</b>", text)
         # Doxygen takes a star at the start of a line for the edge of the comment.
         text = re.sub(r"(?m)^( *)\*\*(\S.*?)\*\*", r"\1<b>\2</b>", text)
         text = re.sub(r"(?m)^( *)\*(\S[^*\n]*)\*", r"\1<em>\2</em>", text)
@@ -290,10 +293,9 @@ class Maker:
 
     def do_plot(self, kind, name=""):
         """A figure made from records; a sentence where there is no record for it."""
-        import figures
-        made = [f for f in figures.made_from_records(kind, name, self.measured)]
-        if not made:  # a tier's own page has said so above
-            return "" if name or kind == "roofline" and self.page != "measuring" else self.words["not_measured"].format(what=self.words[kind])
+        made = plots.made_from_records(kind, name, self.measured)
+        if not made:  # a tier's own page has said above that nothing was measured
+            return "" if name else self.words["not_measured"].format(what=self.words[kind])
         return "\n\n".join(f"\\image html {file} \"{self.caption_text(record)}\" width=100%"
                            for file, record in made)
 

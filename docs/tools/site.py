@@ -14,6 +14,7 @@ import sys
 import excerpts
 import figures
 import pages
+import plots
 import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -164,6 +165,8 @@ def main():
     measured = records.load(ROOT / "docs/measured")
     excerpts.write(ROOT, work)
     ids = {}
+    (work / "figures").mkdir()
+    plots.draw(work / "figures", facts, measured)  # shared by the languages
     for language in LANGUAGES:
         figures.draw(work / "figures", facts, measured, language)
         maker = pages.Maker(ROOT, work, language, facts, measured, verdicts)

@@ -34,7 +34,7 @@ WORDS = {
                    "does, its table stands here.",
         "int8_tiers": "The quantized tiers in this tree: {}.",
         "time": "times of one shape at three or more lengths", "bars": "GFLOP/s",
-        "roofline": "the ceilings of a machine", "threads": "threads", "spread": "spread (10 % to 90 %)",
+        "roofline": "the ceilings of a machine", "crossover": "several tiers on one thread", "threads": "threads", "spread": "spread (10 % to 90 %)",
         "no_speeds": "In this tree no speed has been recorded yet for {}: such tiers are all taken to be "
                      "equally slow, and among equals the simplest wins.", "rows": "{} rows", "rival": "who", "best": "best", "share": "share of a roof",
         "of_read": "of reading", "of_peak": "of the FMA peak", "torch_over": "torch / this",
@@ -73,7 +73,7 @@ WORDS = {
         "no_int8": "<b>还没有的：</b> 本源码树中还没有量化的级。等它到来，它的实测表会出现在这里。",
         "int8_tiers": "本源码树中的量化级：{}。",
         "time": "同一形状在三种以上长度下的时间", "bars": "GFLOP/s",
-        "roofline": "机器上限", "threads": "线程", "spread": "离散（10 % 至 90 %）",
+        "roofline": "机器上限", "crossover": "几级的单线程时间", "threads": "线程", "spread": "离散（10 % 至 90 %）",
         "no_speeds": "本源码树中还没有记录 {} 的速度：这些级都被当作同样慢，相等时最简单的胜出。",
         "rows": "{} 行", "rival": "谁", "best": "最好", "share": "占上限的份额",
         "of_read": "（读带宽）", "of_peak": "（FMA 峰值）", "torch_over": "torch / 本项",
