@@ -12,6 +12,7 @@ import xml.sax.saxutils
 import excerpts
 import plots
 import tables
+import taught
 from sources import files_of
 from words import WORDS
 
@@ -159,6 +160,16 @@ class Maker:
                      "</summary>\n\\endhtmlonly", *parts, "\\htmlonly\n</details>\n\\endhtmlonly"]
         return "\n".join(parts)
 
+    def do_teaches(self, *names):
+        """The names of the API that an English page teaches: shown at its end, in each language, and
+        the names lead back to it (taught.py)."""
+        return "" if self.page in dict(self.order) else self.teaches()  # {{next}} shows them
+
+    def teaches(self):
+        names = [name for name, page in taught.claims().items() if page == self.page]
+        links = ", ".join(f"\\ref attn::{name} \"{name}\"" for name in names)
+        return f"{self.words['teaches']}: {links}\n\n" if names else ""
+
     def do_next(self):
         names = [page for page, _ in self.order]
         at = names.index(self.page) if self.page in names else -1
@@ -167,7 +178,7 @@ class Maker:
         before = f"← \\ref {names[at - 1]}" if at > 0 else "← \\ref course"
         after = f"\\ref {names[at + 1]} →" if at + 1 < len(names) else ""
         words = self.words
-        return ("\\htmlonly\n<div class=\"previous-next\">\n\\endhtmlonly\n"
+        return (self.teaches() + "\\htmlonly\n<div class=\"previous-next\">\n\\endhtmlonly\n"
                 f"{words['previous']}: {before}"
                 + (f" &emsp; {words['next']}: {after}" if after else "")
                 + "\n\\htmlonly\n</div>\n\\endhtmlonly")

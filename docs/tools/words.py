@@ -11,8 +11,10 @@ WORDS = {
         "not_measured": "Not measured on this machine: no record in docs/measured/ holds {what}. "
                         "`./run bench` makes one.",
         "not_measured_inline": "(not measured on this machine)",
-        "not_built": "This site was built without CUDA, so the limits of this tier are not known "
-                     "to it. A build with CUDA fills this table.",
+        "not_built": "This site was built without the compiler of this tier, and its limits could not be "
+                     "read from its source.",
+        "limits_read": "This site was built without CUDA: read from the tier's registry entry in its "
+                       "source, not asked of the library.", "teaches": "In the API",
         "limit": "Limit", "value": "Value", "dtypes": "Element types",
         "boolean_mask": "Boolean mask", "additive_mask": "Additive mask", "causal": "Causal",
         "grouped_heads": "Grouped heads (Hq > H)", "logsumexp": "Returns logsumexp",
@@ -52,7 +54,9 @@ WORDS = {
         "not_measured": "本机尚未测量：docs/measured/ 中还没有 {what} 的记录。"
                         "运行 `./run bench` 即可生成。",
         "not_measured_inline": "（本机尚未测量）",
-        "not_built": "本站构建时没有 CUDA，因此不知道这一级的限制。用带 CUDA 的构建即可补上此表。",
+        "not_built": "本站构建时没有这一级的编译器，也没能从它的源文件里读出限制。",
+        "limits_read": "本站构建时没有 CUDA：这张表读自这一级源文件里的注册项，而不是向库询问所得。",
+        "teaches": "在 API 中（英文）",
         "limit": "限制", "value": "取值", "dtypes": "元素类型",
         "boolean_mask": "布尔掩码", "additive_mask": "加性掩码", "causal": "因果",
         "grouped_heads": "分组头（Hq > H）", "logsumexp": "返回 logsumexp",
