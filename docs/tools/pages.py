@@ -12,6 +12,7 @@ import xml.sax.saxutils
 import excerpts
 import plots
 import tables
+import tables_gpu
 import taught
 from sources import files_of
 from words import WORDS
@@ -290,6 +291,14 @@ class Maker:
         """What others' kernels take at the seed's shapes, from the record that holds them."""
         return tables.anchors(self.words, self.root / "docs/measured")
 
+    def do_drop_in(self):
+        """The lines that put the library in PyTorch's place, as the Python module states them."""
+        text = (self.root / "lib/python/attention_ladder/__init__.py").read_text()
+        lines = re.search(r"(?m)^    import attention_ladder as al\n(?:    .*\n)+", text)
+        if not lines:
+            sys.exit("docs: the Python module no longer says how it is dropped in")
+        return "```{.py}\n" + re.sub(r"(?m)^    ", "", lines[0]) + "```"
+
     def do_int8_state(self):
         names = [t["name"] for t in self.facts["tiers"] if t["quantized"] or "int8" in t["name"]]
         if not names:
@@ -314,10 +323,20 @@ class Maker:
         return record.caption(self.words).replace("`", "").replace('"', "'")
 
     def do_ratio(self, slow, fast, case):
-        """`slow`'s time divided by `fast`'s, from the first record that holds both."""
-        case = case.replace("_", " ")
+        """`slow`'s time divided by `fast`'s, from the first record that holds both. PyTorch's
+        backends are torch_default and so on."""
+        case, slow = case.replace("_", " "), slow.replace("torch_", "torch ")
         for record in self.measured:
             a, b = record.find(slow, case), record.find(fast, case)
+            if a and b:
+                return f"{a['seconds'] / b['seconds']:.3g} ({record.machine}, {record.date})"
+        return self.words["not_measured_inline"]
+
+    def do_saves(self, name, case, less):
+        """The tier's time on a case divided by its time on one that asks for less."""
+        name = name.replace("torch_", "torch ")
+        for record in self.measured:
+            a, b = (record.find(name, c.replace("_", " ")) for c in (case, less))
             if a and b:
                 return f"{a['seconds'] / b['seconds']:.3g} ({record.machine}, {record.date})"
         return self.words["not_measured_inline"]
@@ -336,5 +355,23 @@ class Maker:
     def do_versus(self):
         return tables.versus(self.words, self.measured.rivals)
 
+    def do_beside(self, rival, case, threads):
+        """PyTorch's time divided by the rival's, from a record in which they took turns."""
+        for record in self.measured.rivals:
+            for row in record.rows:
+                if (row["rival"], row["case"], row["threads"]) == (rival, case.replace("_", " "),
+                                                                   int(threads)):
+                    return (f"{row['torch_over_this_median']:.3g} ({threads} "
+                            f"{self.words['threads']}; {record.machine}, {record.date})")
+        return self.words["not_measured_inline"]
+
+    def do_step(self, new, old):
+        """Speed with a step divided by the speed without it, over all pairs that were tried."""
+        for path in sorted((self.root / "docs/measured").glob("gpu_steps_*.json")):
+            if found := tables_gpu.step(path, new, old):
+                return found
+        return self.words["not_measured_inline"]
+
     def do_all_measured(self):
-        return tables.all_measured(self.words, self.measured)
+        return (tables.all_measured(self.words, [*self.measured, *self.measured.lengths]) + "\n"
+                + tables_gpu.all_of(self.words, self.root / "docs/measured"))

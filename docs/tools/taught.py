@@ -24,20 +24,20 @@ def claims():
 
 def names_of(text):
     """[(line of the last documenting comment, name)] of all that namespace attn declares."""
-    found, depth, comment = [], 0, None
+    found, depth, comment, said = [], 0, None, False
     for number, line in enumerate(text.split("\n")):
         code = re.sub(r"//.*|\"[^\"]*\"|decltype\(auto\)", "", line)
         if depth == 1:
             if line.startswith("///"):
-                said = "Taught in" in line  # by hand
-                comment = None if said or re.match(r"/// \\(end)?cond", line) else number
+                said = "Taught in" in line or said and comment is not None  # by hand
+                comment = None if re.match(r"/// \\(end)?cond", line) else number
             elif comment is not None and code.strip() and not code.startswith(("template", "requires",
                                                                                " ")):
                 match = DECLARATION.search(code)
                 name = next((n for n in match.groups() if n), None) if match else None
-                if name:
+                if name and not said:
                     found.append((comment, name))
-                comment = None
+                comment, said = None, False
         depth += code.count("{") - code.count("}")
     return found
 
