@@ -61,6 +61,15 @@ def tiers_without_page():
     return bad
 
 
+def tests_that_do_not_exist():
+    """Names of tests in the pages, whose directive also stops the build of the site."""
+    tests = "".join(p.read_text() for p in sorted((DOCS.parent / "tests").glob("**/test_*.cpp")))
+    return [f"{path.relative_to(DOCS.parent)}: tests/ has no test \"{' '.join(name.split())}\""
+            for path in sorted([*DOCS.glob("*.dox"), *DOCS.glob("zh/*.dox")])
+            for name in re.findall(r"\{\{test ([^}]*)\}\}", path.read_text())
+            if f'TEST_CASE("{" ".join(name.split())}")' not in tests]
+
+
 class Links(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
@@ -106,7 +115,8 @@ def main():
     if arguments.site:
         bad = broken_links(arguments.site)
     else:
-        bad = typed_numbers() + one_language() + tiers_without_page()
+        bad = (typed_numbers() + one_language() + tiers_without_page()
+               + tests_that_do_not_exist())
     for line in bad:
         print(f"docs: {line}", file=sys.stderr)
     sys.exit(1 if bad else 0)

@@ -25,7 +25,7 @@ class Maker:
     def __init__(self, root, work, language, facts, measured, verdicts):
         self.root, self.work, self.language = root, work, language
         self.facts, self.measured, self.verdicts = facts, measured, verdicts
-        self.words, self.order = WORDS[language], None
+        self.words, self.order, self.last_cited = WORDS[language], None, None
         folder = root / "docs" / ("" if language == "en" else language)
         self.sources = sorted(folder.glob("*.dox"))
         self.texts = {path.stem: path.read_text() for path in self.sources}
@@ -33,7 +33,7 @@ class Maker:
             for path in sorted((root / "docs").glob("steps_*.md")):
                 title, _, body = path.read_text().partition("\n")
                 title = re.sub(r"\s*\{#.*\}", "", title.lstrip("# "))
-                self.texts[path.stem] = f"/**\n\\page {path.stem} {title}\n\n{body}\n*/\n"
+                self.texts[path.stem] = f"/**\n\\page {path.stem} {title}\n\n{body}\n\n{{{{next}}}}\n*/\n"
         # A page may be there before its tier.
         registered = {f"tier_{t['name']}" for t in facts["tiers"]}
         self.texts = {name: text for name, text in self.texts.items()
@@ -322,6 +322,12 @@ class Maker:
     def caption_text(self, record):
         return record.caption(self.words).replace("`", "").replace('"', "'")
 
+    def cited(self, record):
+        """Where a number in a sentence comes from: said once for numbers that follow each other."""
+        source = (self.page, record.machine, record.date)
+        again, self.last_cited = source == self.last_cited, source
+        return "" if again else f" ({record.machine}, {record.date})"
+
     def do_ratio(self, slow, fast, case):
         """`slow`'s time divided by `fast`'s, from the first record that holds both. PyTorch's
         backends are torch_default and so on."""
@@ -329,7 +335,7 @@ class Maker:
         for record in self.measured:
             a, b = record.find(slow, case), record.find(fast, case)
             if a and b:
-                return f"{a['seconds'] / b['seconds']:.3g} ({record.machine}, {record.date})"
+                return f"{a['seconds'] / b['seconds']:.3g}" + self.cited(record)
         return self.words["not_measured_inline"]
 
     def do_saves(self, name, case, less):
@@ -338,7 +344,7 @@ class Maker:
         for record in self.measured:
             a, b = (record.find(name, c.replace("_", " ")) for c in (case, less))
             if a and b:
-                return f"{a['seconds'] / b['seconds']:.3g} ({record.machine}, {record.date})"
+                return f"{a['seconds'] / b['seconds']:.3g}" + self.cited(record)
         return self.words["not_measured_inline"]
 
     def do_speedup(self, one, many, case):
@@ -348,8 +354,8 @@ class Maker:
             rows = [r for r in record.rows if r["tier"] == many and r["case"] == case]
             a, b = record.find(one, case), max(rows, key=lambda r: r["threads"], default=None)
             if a and b:
-                return (f"{a['seconds'] / b['seconds']:.3g} ({b['threads']} {self.words['threads']}; "
-                        f"{record.machine}, {record.date})")
+                return (f"{a['seconds'] / b['seconds']:.3g}, {b['threads']} {self.words['threads']}"
+                        + self.cited(record))
         return self.words["not_measured_inline"]
 
     def do_versus(self):
@@ -361,8 +367,9 @@ class Maker:
             for row in record.rows:
                 if (row["rival"], row["case"], row["threads"]) == (rival, case.replace("_", " "),
                                                                    int(threads)):
-                    return (f"{row['torch_over_this_median']:.3g} ({threads} "
-                            f"{self.words['threads']}; {record.machine}, {record.date})")
+                    many = self.words["one_thread" if int(threads) == 1 else "threads"]
+                    return (f"{row['torch_over_this_median']:.3g}, {threads} {many}"
+                            + self.cited(record))
         return self.words["not_measured_inline"]
 
     def do_step(self, new, old):

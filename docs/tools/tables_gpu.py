@@ -8,7 +8,7 @@ from tables import folded, table
 
 def source_line(words, record, path):
     machine = record["machine"]["gpu"]
-    return words["caption"].format(machine=machine, date=record["date"],
+    return words["caption" if record["made_by"].startswith("./") else "made_by"].format(machine=machine, date=record["date"],
                                    source=record["source_hash"][:10], file=path.name,
                                    command=record["made_by"])
 
@@ -57,7 +57,7 @@ def step(path, new, old):
                 ratios.append(row[" ".join(twin)] / row[name])
                 pairs.add(name)
     return ratios and (f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f}; "
-                       f"{len(pairs)} x)")
+                       f"{len(pairs)} pairs)")
 
 
 def all_of(words, folder):
