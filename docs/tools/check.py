@@ -7,6 +7,7 @@ import sys
 import urllib.parse
 
 import ladder_zh
+import sources
 
 DOCS = pathlib.Path(__file__).resolve().parents[1]
 # A time, a rate, or "so many times faster": only records may say these.
@@ -63,11 +64,11 @@ def tiers_without_page():
 
 def tests_that_do_not_exist():
     """Names of tests in the pages, whose directive also stops the build of the site."""
-    tests = "".join(p.read_text() for p in sorted((DOCS.parent / "tests").glob("**/test_*.cpp")))
+    tests = sources.tests_of(DOCS.parent)
     return [f"{path.relative_to(DOCS.parent)}: tests/ has no test \"{' '.join(name.split())}\""
             for path in sorted([*DOCS.glob("*.dox"), *DOCS.glob("zh/*.dox")])
             for name in re.findall(r"\{\{test ([^}]*)\}\}", path.read_text())
-            if f'TEST_CASE("{" ".join(name.split())}")' not in tests]
+            if " ".join(name.split()) not in tests]
 
 
 class Links(html.parser.HTMLParser):

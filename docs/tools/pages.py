@@ -14,7 +14,7 @@ import plots
 import tables
 import tables_gpu
 import taught
-from sources import files_of
+from sources import files_of, tests_of
 from words import WORDS
 
 QUESTIONS = ["why_no_transpose", "why_fused", "why_masks", "why_memory", "why_auto", "why_int8"]
@@ -229,8 +229,7 @@ class Maker:
     def do_test(self, *sentence):
         """The name of a test, which must exist."""
         name = " ".join(sentence)
-        tests = "".join(p.read_text() for p in sorted((self.root / "tests").glob("test_*.cpp")))
-        if tests and f'TEST_CASE("{name}")' not in tests:
+        if name not in tests_of(self.root):
             sys.exit(f"docs: {self.page}: tests/ has no test \"{name}\"")
         return f"*{name}*"
 
@@ -337,6 +336,23 @@ class Maker:
             if a and b:
                 return f"{a['seconds'] / b['seconds']:.3g}" + self.cited(record)
         return self.words["not_measured_inline"]
+
+    def do_across(self, slow, slow_case, fast, fast_case):
+        """`slow`'s time divided by `fast`'s, from records of two machines. The cases must ask for the
+        same work."""
+        found = []
+        for tier, case in ((slow, slow_case), (fast, fast_case)):
+            rows = ((record, record.find(tier, case.replace("_", " "))) for record in self.measured)
+            found.append(next(((record, row) for record, row in rows if row), None))
+        if None in found:
+            return self.words["not_measured_inline"]
+        (here, a), (there, b) = found
+        if (a["flops"], a["dtype"], a["shape"]) != (b["flops"], b["dtype"], b["shape"]):
+            sys.exit(f"docs: {self.page}: {slow_case} and {fast_case} are different problems")
+        self.last_cited = None
+        return (f"{a['seconds'] / b['seconds']:.3g} ({here.machine}, {a['threads']} "
+                f"{self.words['one_thread' if a['threads'] == 1 else 'threads']}, {here.date}; "
+                f"{there.machine}, {there.date})")
 
     def do_saves(self, name, case, less):
         """The tier's time on a case divided by its time on one that asks for less."""

@@ -7,6 +7,14 @@ def names(root):
     return re.findall(r"(?m)^ATTN_[CG]PU_TIER\((\w+)", text)
 
 
+def tests_of(root):
+    """Names of all tests: doctest's cases and those that CMake adds."""
+    found = set()
+    for path in [*root.glob("tests/**/test_*.cpp"), *root.glob("tests/**/CMakeLists.txt")]:
+        found.update(re.findall(r'(?:TEST_CASE\(|add_test\(NAME )"([^"]+)"', path.read_text()))
+    return found
+
+
 def files_of(root, name):
     """Its main file first. cuda_int8_hopper.cu is not a file of cuda_int8."""
     longer = [other for other in names(root) if other != name and other.startswith(name)]
