@@ -7,6 +7,7 @@ import sys
 import urllib.parse
 
 import ladder_zh
+import readme
 import sources
 
 DOCS = pathlib.Path(__file__).resolve().parents[1]
@@ -43,6 +44,10 @@ def one_language():
     elif ladder_zh.fresh(ladder_zh.README.read_text()) != ladder_zh.README.read_text():
         bad.append("README.zh-CN.md's ladder is not that of lib/tiers.def; "
                    "python3 docs/tools/ladder_zh.py rewrites it")
+    for name in readme.WORDS:
+        if readme.fresh(name) != (root / name).read_text():
+            bad.append(f"{name}'s numbers are not those of docs/measured/; "
+                       "python3 docs/tools/readme.py rewrites them")
     for task in sorted(DOCS.glob("exercises/*/task.md")):
         for name in ("task.zh.md", "start.cpp", "solution.cpp"):
             if not (task.parent / name).exists():
