@@ -331,7 +331,7 @@ class Maker:
         """`slow`'s time divided by `fast`'s, from the first record that holds both. PyTorch's
         backends are torch_default and so on."""
         case, slow = case.replace("_", " "), slow.replace("torch_", "torch ")
-        for record in self.measured:
+        for record in [*self.measured, *self.measured.lengths]:
             a, b = record.find(slow, case), record.find(fast, case)
             if a and b:
                 return f"{a['seconds'] / b['seconds']:.3g}" + self.cited(record)
@@ -361,17 +361,6 @@ class Maker:
             a, b = (record.find(name, c.replace("_", " ")) for c in (case, less))
             if a and b:
                 return f"{a['seconds'] / b['seconds']:.3g}" + self.cited(record)
-        return self.words["not_measured_inline"]
-
-    def do_speedup(self, one, many, case):
-        """The same, but the faster one with the most threads that the record has for it."""
-        case = case.replace("_", " ")
-        for record in self.measured:
-            rows = [r for r in record.rows if r["tier"] == many and r["case"] == case]
-            a, b = record.find(one, case), max(rows, key=lambda r: r["threads"], default=None)
-            if a and b:
-                return (f"{a['seconds'] / b['seconds']:.3g}, {b['threads']} {self.words['threads']}"
-                        + self.cited(record))
         return self.words["not_measured_inline"]
 
     def do_versus(self):
