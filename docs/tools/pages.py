@@ -10,8 +10,8 @@ import tomllib
 import xml.sax.saxutils
 
 import excerpts
-import plots
 import tables
+import plots
 import tables_gpu
 import taught
 from sources import files_of, tests_of
@@ -275,6 +275,14 @@ class Maker:
         text = (self.work.parent / f"output_{example}.txt").read_text()
         return f"\\verbatim\n{text}\\endverbatim"
 
+    def do_drop_in(self):
+        """The lines that put the library in PyTorch's place, as the Python module states them."""
+        text = (self.root / "lib/python/attention_ladder/__init__.py").read_text()
+        lines = re.search(r"(?m)^    import attention_ladder as al\n(?:    .*\n)+", text)
+        if not lines:
+            sys.exit("docs: the Python module no longer says how it is dropped in")
+        return "```{.py}\n" + re.sub(r"(?m)^    ", "", lines[0]) + "```"
+
     def do_notebooks(self):
         titles = []
         for path in sorted((self.root / "notebooks").glob("*.ipynb")):
@@ -289,14 +297,6 @@ class Maker:
     def do_anchors(self):
         """What others' kernels take at the seed's shapes, from the record that holds them."""
         return tables.anchors(self.words, self.root / "docs/measured")
-
-    def do_drop_in(self):
-        """The lines that put the library in PyTorch's place, as the Python module states them."""
-        text = (self.root / "lib/python/attention_ladder/__init__.py").read_text()
-        lines = re.search(r"(?m)^    import attention_ladder as al\n(?:    .*\n)+", text)
-        if not lines:
-            sys.exit("docs: the Python module no longer says how it is dropped in")
-        return "```{.py}\n" + re.sub(r"(?m)^    ", "", lines[0]) + "```"
 
     def do_int8_state(self):
         names = [t["name"] for t in self.facts["tiers"] if t["quantized"] or "int8" in t["name"]]
