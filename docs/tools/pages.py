@@ -231,7 +231,7 @@ class Maker:
         name = " ".join(sentence)
         if name not in tests_of(self.root):
             sys.exit(f"docs: {self.page}: tests/ has no test \"{name}\"")
-        return f"*{name}*"
+        return f"<em>{name}</em>"  # a star after a Chinese colon is a star
 
     # ---- directives: exercises ------------------------------------------------------------------
 
@@ -289,10 +289,10 @@ class Maker:
             cells = json.loads(path.read_text())["cells"]
             first = "".join(next(c["source"] for c in cells if c["cell_type"] == "markdown"))
             title = first.split("\n")[0].lstrip("# ")
-            titles.append([f"`notebooks/{path.name}`", title])
+            titles.append([title, f"`notebooks/{path.name}`"])
         if not titles:
             return self.words["no_notebooks"]
-        return tables.table([self.words["files"], ""], titles)
+        return tables.table(["", self.words["files"]], titles)
 
     def do_anchors(self):
         """What others' kernels take at the seed's shapes, from the record that holds them."""
