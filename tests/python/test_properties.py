@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+
 import attention_ladder as al
 import numpy as np
 import pytest
