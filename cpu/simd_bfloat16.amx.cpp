@@ -197,32 +197,6 @@ const Half* fetch_keys(const Problem& p, const SimdTask& task, Index first, Inde
     return scratch.key;
 }
 
-/// \brief Transposes 16 rows of 4: to[c][r] = from[r][c]. Rows 4 apart share a register from the
-///        start, so each shuffle works on four 4 x 4 blocks at once.
-[[gnu::always_inline]] inline void transpose_16x4(const float* from, Index from_row, float* to,
-                                                  Index to_row) {
-    const auto rows = [&](Index r) {  // rows r, r + 4, r + 8, r + 12
-        const auto four = [&](Index row) { return _mm_loadu_ps(from + row * from_row); };
-        __m512 x = _mm512_castps128_ps512(four(r));
-        x = _mm512_insertf32x4(x, four(r + 4), 1);
-        x = _mm512_insertf32x4(x, four(r + 8), 2);
-        return _mm512_castps_pd(_mm512_insertf32x4(x, four(r + 12), 3));
-    };
-    const auto low = [](__m512d a, __m512d b) {
-        return _mm512_castps_pd(_mm512_unpacklo_ps(_mm512_castpd_ps(a), _mm512_castpd_ps(b)));
-    };
-    const auto high = [](__m512d a, __m512d b) {
-        return _mm512_castps_pd(_mm512_unpackhi_ps(_mm512_castpd_ps(a), _mm512_castpd_ps(b)));
-    };
-    const __m512d a = rows(0), b = rows(1), c = rows(2), d = rows(3);
-    const __m512d ab_low = low(a, b), ab_high = high(a, b);
-    const __m512d cd_low = low(c, d), cd_high = high(c, d);
-    _mm512_storeu_ps(to, _mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low)));
-    _mm512_storeu_ps(to + to_row, _mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low)));
-    _mm512_storeu_ps(to + 2 * to_row, _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high)));
-    _mm512_storeu_ps(to + 3 * to_row, _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)));
-}
-
 /// \brief Transposes a tile of values: two keys' elements become a pair, and pairs move as floats.
 void transpose_values(const Problem& p, const SimdTask& task, Index first, Index keys,
                       const AmxScratch& scratch) {
@@ -251,9 +225,9 @@ void transpose_values(const Problem& p, const SimdTask& task, Index first, Index
     }
     for (Index k = 0; k < simd_tile_keys / 2; k += 16)
         for (Index e = 0; e < columns; e += 4)
-            transpose_16x4(scratch.pairs + k * columns + e, columns,
-                           reinterpret_cast<float*>(scratch.value) + e * (simd_tile_keys / 2) + k,
-                           simd_tile_keys / 2);
+            transpose_fours([&](Index r) { return scratch.pairs + (k + r) * columns + e; },
+                            reinterpret_cast<float*>(scratch.value) + e * (simd_tile_keys / 2) + k,
+                            simd_tile_keys / 2);
 }
 
 /// \brief Scales and masks the scores of 16 queries; returns their maxima, and those before.
