@@ -140,6 +140,16 @@ bool all_finite(const Problem& p, const RowMap& map, const TileScratch& scratch)
     return xsimd::all(sum == sum);
 }
 
+/// \brief Looks for rows, from the first on, that see nothing of a quarter of the tile's keys.
+void find_stairs(const std::uint64_t (&allowed)[64], KeyTile& tile) {
+    for (Index n = 0; n < 4; ++n) {
+        std::uint64_t any = 0;  // bit r: row r sees one of these keys
+        for (Index j = n * KeyTile::step; j < (n + 1) * KeyTile::step; ++j) any |= allowed[j];
+        tile.first_row[n] = any == 0 ? simd_tile_rows : std::countr_zero(any);
+        tile.stairs = tile.stairs || tile.first_row[n] >= width;
+    }
+}
+
 /// \brief Reads the masks of a tile of keys. A tile that no row may see is `none`; `tile.allowed`
 /// and
 ///        `tile.bias` are set only where some may and some may not.
@@ -151,6 +161,7 @@ Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index
     if (cover == Cover::mixed) {
         turn_to_lanes(map, allowed);
         tile.allowed = allowed;
+        find_stairs(allowed, tile);
     }
     if (p.mask_kind != MaskKind::additive) return cover;
     const Cover bias = read_bias(p, task.b, map, first, tile.keys, scratch.bias, scratch.line);
