@@ -16,7 +16,9 @@
 ///     simd_tile.hpp         the loop over the tiles of keys
 ///     simd_decode.hpp       few queries: keys and values streamed at the memory's speed
 ///     simd_merge.hpp        keys split among threads, states merged
-///     simd_bfloat16.amx.cpp bfloat16 on the matrix tiles of AMX
+///     simd_amx_tiles.hpp    the matrix tiles of AMX
+///     simd_amx_layout.hpp   how queries, keys and values lie for them
+///     simd_half.amx.cpp     bfloat16 and float16 on them
 ///     simd.cpp              this file: the plan, the threads, the choice of the instruction set
 ///
 /// The kernels are compiled once per instruction set (simd.isa.cpp) and chosen at run time; the
@@ -31,8 +33,8 @@
 namespace attn {
 namespace {
 
-/// bfloat16 goes to the matrix tiles of AMX where the machine has them.
-bool use_amx(const Problem& p) { return p.dtype == DType::bfloat16 && may_use_amx(); }
+/// bfloat16 and float16 go to the matrix tiles of AMX where the machine has them.
+bool use_amx(const Problem& p) { return p.dtype != DType::float32 && may_use_amx(); }
 
 const SimdKernels& kernels(const Problem& p) {
     const Isa isa = current_isa();
@@ -184,9 +186,10 @@ std::string variant(const Problem& p) {
 const Tier tier_simd = {
     .limits = {.dtypes = {DType::float32, DType::float16, DType::bfloat16}},
     // exp2 is within 2^-22 of the true one on every instruction set (test_simd.cpp); with AMX,
-    // weights of bfloat16 inputs are rounded to bfloat16, to within 2^-8.
+    // weights of float16 inputs are rounded to two bfloat16, to within 2^-17, and those of bfloat16
+    // inputs to one, to within 2^-8.
     .accuracy = {.weight_error = 0x1p-22,
-                 .weight_error_f16 = 0x1p-22,
+                 .weight_error_f16 = 0x1p-17 + 0x1p-22,
                  .weight_error_bf16 = 0x1p-8 + 0x1p-22,
                  .flushes_denormals = true},
     .available = always_available,
