@@ -36,7 +36,7 @@ namespace {
 /// bfloat16 and float16 go to the matrix tiles of AMX where the machine has them.
 bool use_amx(const Problem& p) { return p.dtype != DType::float32 && may_use_amx(); }
 
-const SimdKernels& kernels(const Problem& p) {
+const SimdKernels& kernels([[maybe_unused]] const Problem& p) {
     const Isa isa = current_isa();
 #if defined(__x86_64__)
     if (use_amx(p)) return amx::simd_kernels;
