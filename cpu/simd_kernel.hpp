@@ -63,7 +63,7 @@ struct SimdKernels {
     }
 ATTN_FOR_EACH_ISA(ATTN_COPY)
 #if defined(__x86_64__)
-ATTN_COPY(amx)  // for bfloat16 alone
+ATTN_COPY(amx)  // for bfloat16 and float16 alone
 #endif
 #undef ATTN_COPY
 

@@ -7,6 +7,7 @@
 #include "simd_masks.hpp"
 #include "simd_microkernel.hpp"
 #include "simd_panel.hpp"
+#include "simd_transpose.hpp"
 
 namespace attn::ATTN_ISA {
 namespace {
@@ -18,6 +19,10 @@ namespace {
 ///        that a column of a tile does not crowd into a few sets of the cache (4 % at E = 128).
 [[gnu::always_inline]] inline Index copy_stride(Index columns) { return lines(columns) + 16; }
 
+/// \brief Rows that are transposed at once: a register of queries on their way in, four rows on
+/// their way out.
+constexpr Index line_rows = width > 4 ? width : 4;
+
 /// \brief Working memory of one thread. A panel's part begins at lane * E (or Ev) of a buffer.
 struct TileScratch {
     float* query;  ///< (panels, E, lanes) scaled
@@ -25,7 +30,7 @@ struct TileScratch {
     float* max;    ///< (64)
     float* sum;    ///< (64)
     float* score;  ///< (tile_keys, panel_lanes), then the weights
-    float* line;   ///< (4, max(E, Ev, 64)) four rows on their way in or out
+    float* line;   ///< (line_rows, max(E, Ev, 64)) rows on their way in or out
     float* key;    ///< (tile_keys, copy_stride(E)) copied; unused where keys are read in place
     float* value;  ///< (tile_keys, copy_stride(Ev)) likewise
     float* bias;   ///< (tile_keys, 64); absent without an additive mask
@@ -46,7 +51,7 @@ struct TileScratch {
         max = take(simd_tile_rows);
         sum = take(simd_tile_rows);
         score = take(simd_tile_keys * panel_lanes);
-        line = take(4 * line_stride);
+        line = take(line_rows * line_stride);
         key = take(half || p.key.stride[3] != 1 ? simd_tile_keys * copy_stride(p.E) : 0);
         value = take(half || p.value.stride[3] != 1 ? simd_tile_keys * copy_stride(p.Ev) : 0);
         bias = take(p.mask_kind == MaskKind::additive ? simd_tile_keys * simd_tile_rows : 0);
@@ -88,33 +93,33 @@ inline void load_queries(const Problem& p, const SimdTask& task, const RowMap& m
                          const TileScratch& scratch) {
     const TensorView& from = p.query;
     const bool in_place = p.dtype == DType::float32 && from.stride[3] == 1;
-    for (int lane = 0; lane < map.rows; lane += panel_lanes) {
-        const Index lanes = vectors_at(map, lane) * width;
-        float* const panel = panel_at(p, scratch, lane).query;  // (E, lanes)
-        for (Index r = 0; r < lanes; r += 4) {
-            const float* rows[4];
-            for (Index n = 0; n < 4; ++n) {
-                float* const line = scratch.line + n * scratch.line_stride;
-                rows[n] = line;
-                const Index row = lane + r + n;
-                if (row >= map.rows) {
-                    for (Index e = 0; e < p.E; ++e) line[e] = 0;
-                    continue;
-                }
-                const Index offset = task.b * from.stride[0] + map.head[row] * from.stride[1] +
-                                     map.query[row] * from.stride[2];
-                if (in_place)
-                    rows[n] = static_cast<const float*>(from.data) + offset;
-                else
-                    widen_row(p.dtype, from.data, offset, from.stride[3], p.E, line);
+    const float scale = static_cast<float>(p.scale);
+    for (int first = 0; first < map.rows; first += width) {
+        const float* rows[width];  // (E) each
+        for (int n = 0; n < width; ++n) {
+            const Index row = first + n;
+            float* const line = scratch.line + n * scratch.line_stride;
+            rows[n] = line;
+            if (row >= map.rows) {
+                for (Index e = 0; e < p.E; ++e) line[e] = 0;
+                continue;
             }
-            Index e = 0;
-            for (; e + 4 <= p.E; e += 4) transpose_4x4(rows, e, panel + e * lanes + r, lanes);
-            for (; e < p.E; ++e)
-                for (Index n = 0; n < 4; ++n) panel[e * lanes + r + n] = rows[n][e];
+            const Index offset = task.b * from.stride[0] + map.head[row] * from.stride[1] +
+                                 map.query[row] * from.stride[2];
+            if (in_place)
+                rows[n] = static_cast<const float*>(from.data) + offset;
+            else
+                widen_row(p.dtype, from.data, offset, from.stride[3], p.E, line);
         }
-        const Lanes scale(static_cast<float>(p.scale));
-        for (Index n = 0; n < p.E * lanes; n += width) store(panel + n, load(panel + n) * scale);
+        const int lane = first / panel_lanes * panel_lanes;
+        const Index lanes = vectors_at(map, lane) * width;
+        float* const to = panel_at(p, scratch, lane).query + (first - lane);  // (E, lanes)
+        Index e = 0;
+        for (; e + 4 <= p.E; e += 4)
+            transpose_fours([&](Index r) { return rows[r] + e; }, to + e * lanes, lanes,
+                            [&](Lanes x) { return x * Lanes(scale); });
+        for (; e < p.E; ++e)
+            for (int n = 0; n < width; ++n) to[e * lanes + n] = rows[n][e] * scale;
     }
 }
 
@@ -135,6 +140,16 @@ bool all_finite(const Problem& p, const RowMap& map, const TileScratch& scratch)
     return xsimd::all(sum == sum);
 }
 
+/// \brief Looks for rows, from the first on, that see nothing of a quarter of the tile's keys.
+void find_stairs(const std::uint64_t (&allowed)[64], KeyTile& tile) {
+    for (Index n = 0; n < 4; ++n) {
+        std::uint64_t any = 0;  // bit r: row r sees one of these keys
+        for (Index j = n * KeyTile::step; j < (n + 1) * KeyTile::step; ++j) any |= allowed[j];
+        tile.first_row[n] = any == 0 ? simd_tile_rows : std::countr_zero(any);
+        tile.stairs = tile.stairs || tile.first_row[n] >= width;
+    }
+}
+
 /// \brief Reads the masks of a tile of keys. A tile that no row may see is `none`; `tile.allowed`
 /// and
 ///        `tile.bias` are set only where some may and some may not.
@@ -146,6 +161,7 @@ Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index
     if (cover == Cover::mixed) {
         turn_to_lanes(map, allowed);
         tile.allowed = allowed;
+        find_stairs(allowed, tile);
     }
     if (p.mask_kind != MaskKind::additive) return cover;
     const Cover bias = read_bias(p, task.b, map, first, tile.keys, scratch.bias, scratch.line);
@@ -157,10 +173,18 @@ Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index
 void write_row(const Problem& p, Index b, Index h, Index i, float max, float sum, float* out) {
     // A row that saw no key has sum 0 and output 0.
     const float factor = sum == 0 ? 0.0f : 1.0f / sum;
-    for (Index e = 0; e < p.Ev; ++e) out[e] *= factor;
     const MutableTensorView& to = p.out;
-    narrow_row(p.dtype, out, p.Ev, to.data, b * to.stride[0] + h * to.stride[1] + i * to.stride[2],
-               to.stride[3]);
+    const Index offset = b * to.stride[0] + h * to.stride[1] + i * to.stride[2];
+    if (p.dtype == DType::float32) {
+        float* const row = static_cast<float*>(to.data) + offset;
+        if (to.stride[3] == 1)
+            for (Index e = 0; e < p.Ev; ++e) row[e] = out[e] * factor;
+        else
+            for (Index e = 0; e < p.Ev; ++e) row[e * to.stride[3]] = out[e] * factor;
+    } else {
+        for (Index e = 0; e < p.Ev; ++e) out[e] *= factor;
+        narrow_row(p.dtype, out, p.Ev, to.data, offset, to.stride[3]);
+    }
     if (p.logsumexp.rank == 0) return;
     const MutableTensorView& lse = p.logsumexp;
     static_cast<float*>(lse.data)[b * lse.stride[0] + h * lse.stride[1] + i * lse.stride[2]] =
@@ -172,30 +196,30 @@ void write_row(const Problem& p, Index b, Index h, Index i, float max, float sum
 void store_tile(const Problem& p, const SimdTask& task, const RowMap& map,
                 const TileScratch& scratch) {
     const Index stride = simd_partial_stride(p.Ev);
-    for (int lane = 0; lane < map.rows; lane += panel_lanes) {
+    for (int first = 0; first < map.rows; first += 4) {
+        const int lane = first / panel_lanes * panel_lanes;
         const Index lanes = vectors_at(map, lane) * width;
-        const float* const panel = panel_at(p, scratch, lane).out;  // (Ev, lanes)
-        for (Index r = 0; r < lanes && lane + r < map.rows; r += 4) {
-            Index e = 0;
-            for (; e + 4 <= p.Ev; e += 4)
-                transpose_4x4(panel + e * lanes + r, lanes, scratch.line + e, scratch.line_stride);
-            for (; e < p.Ev; ++e)
-                for (Index n = 0; n < 4; ++n)
-                    scratch.line[n * scratch.line_stride + e] = panel[e * lanes + r + n];
-            for (Index n = 0; n < 4 && lane + r + n < map.rows; ++n) {
-                const Index row = lane + r + n;
-                float* const line = scratch.line + n * scratch.line_stride;
-                if (task.partial == nullptr) {
-                    write_row(p, task.b, map.head[row], map.query[row], scratch.max[row],
-                              scratch.sum[row], line);
-                    continue;
-                }
-                float* const state = task.partial + row * stride;
-                state[0] = scratch.max[row];
-                state[1] = scratch.sum[row];
-                std::memcpy(state + simd_partial_header, line,
-                            static_cast<std::size_t>(p.Ev) * sizeof(float));
+        const float* const from = panel_at(p, scratch, lane).out + (first - lane);  // (Ev, lanes)
+        Index e = 0;
+        for (; e + width <= p.Ev; e += width)
+            transpose_fours([&](Index r) { return from + (e + r) * lanes; }, scratch.line + e,
+                            scratch.line_stride);
+        for (; e < p.Ev; ++e)
+            for (Index n = 0; n < 4; ++n)
+                scratch.line[n * scratch.line_stride + e] = from[e * lanes + n];
+        for (Index n = 0; n < 4 && first + n < map.rows; ++n) {
+            const Index row = first + n;
+            float* const line = scratch.line + n * scratch.line_stride;
+            if (task.partial == nullptr) {
+                write_row(p, task.b, map.head[row], map.query[row], scratch.max[row],
+                          scratch.sum[row], line);
+                continue;
             }
+            float* const state = task.partial + row * stride;
+            state[0] = scratch.max[row];
+            state[1] = scratch.sum[row];
+            std::memcpy(state + simd_partial_header, line,
+                        static_cast<std::size_t>(p.Ev) * sizeof(float));
         }
     }
 }

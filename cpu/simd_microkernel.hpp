@@ -48,7 +48,8 @@ enum class Unit { row, depth };
 //! [microkernel]
 /// \param a      a(r, k) at a[r * stride + k] (Unit::depth) or a[r + k * stride] (Unit::row)
 /// \param b      (depth, Vectors * width), aligned
-template <Unit unit, int Count, int Vectors>
+/// \tparam From  the first vector of queries that takes part
+template <Unit unit, int From = 0, int Count, int Vectors>
 [[gnu::always_inline]] inline void multiply_add(const float* a, Index stride, const float* b,
                                                 Index depth, Lanes (&c)[Count][Vectors]) {
 #pragma GCC unroll 4
@@ -59,12 +60,12 @@ template <Unit unit, int Count, int Vectors>
             for (int r = 0; r < Count; ++r) __builtin_prefetch(a + (r + Count) * stride);
         Lanes queries[Vectors];
 #pragma GCC unroll 8
-        for (int n = 0; n < Vectors; ++n) queries[n] = load(b + n * width);
+        for (int n = From; n < Vectors; ++n) queries[n] = load(b + n * width);
 #pragma GCC unroll 16
         for (int r = 0; r < Count; ++r) {
             const Lanes element(unit == Unit::depth ? a[r * stride] : a[r]);
 #pragma GCC unroll 8
-            for (int n = 0; n < Vectors; ++n) c[r][n] = fma(element, queries[n], c[r][n]);
+            for (int n = From; n < Vectors; ++n) c[r][n] = fma(element, queries[n], c[r][n]);
         }
         a += unit == Unit::depth ? 1 : stride;
         b += Vectors * width;
@@ -75,6 +76,15 @@ template <Unit unit, int Count, int Vectors>
 /// \brief A number of rows, known when compiling.
 template <int N>
 using Rows = std::integral_constant<int, N>;
+
+/// \brief Calls f(Rows<count>): a number that is known when running becomes one known when
+///        compiling. Below Least it counts as Least, above Most as Most.
+template <int Least, int Most, class F>
+[[gnu::always_inline]] inline void with_count(Index count, F&& f) {
+    if constexpr (Least < Most)
+        if (count > Least) return with_count<Least + 1, Most>(count, f);
+    f(Rows<Least>{});
+}
 
 /// \brief Calls f(Rows<n>, first) for register tiles that cover `count` rows: as many full ones as
 ///        fit, then smaller ones, so that nothing beyond the last row is touched.

@@ -30,34 +30,59 @@ struct KeyTile {
     Index keys;
     const std::uint64_t* allowed;  ///< (keys) bit n: lane n may see the key; null: all may
     const float* bias;             ///< (keys, simd_tile_rows) additive mask; null: none
+    /// Rows before this one see none of the keys step * n .. step * (n + 1) - 1: under a causal
+    /// rule, the tile on the diagonal is a staircase. Read only if `stairs`.
+    Index first_row[4];
+    bool stairs;
+    static constexpr Index step = simd_tile_keys / 4;
 };
+
+/// \brief Calls f(Rows<From>, first key, end key) for the steps of a tile's staircase, From being
+/// the
+///        panel's first vector of queries that sees any of the keys: Vectors if none does.
+template <int Vectors, bool stairs, class F>
+[[gnu::always_inline]] inline void for_stairs(const KeyTile& tile, int first_lane, F&& f) {
+    if constexpr (!stairs) return f(Rows<0>{}, Index{0}, tile.keys);
+    for (Index n = 0; n * KeyTile::step < tile.keys; ++n) {
+        const Index first = n * KeyTile::step, end = first + KeyTile::step;
+        const Index hidden = (tile.first_row[n] - first_lane) / width;
+        with_count<0, Vectors>(hidden, [&]<int From>(Rows<From>) {
+            f(Rows<From>{}, first, end < tile.keys ? end : tile.keys);
+        });
+    }
+}
 
 /// \brief scores^T = K Q^T + bias, -inf where the mask removes a key. `top` grows to cover them.
 /// \param first_lane  of this panel within the tile's rows
 /// \param score       (keys, lanes)
-template <int Vectors>
+template <int Vectors, bool stairs = false>
 void score_panel(const Panel& panel, const KeyTile& tile, int first_lane, Index E, float* score,
                  Lanes (&top)[Vectors]) {
-    for_register_tiles<tile_rows(Vectors)>(tile.keys, [&]<int Keys>(Rows<Keys>, Index first) {
-        Lanes c[Keys][Vectors];  // scores of Keys keys
-        for_each_register(c, [&](int, int, Lanes& x) { x = Lanes(0.0f); });
-        multiply_add<Unit::depth>(tile.key + first * tile.key_stride, tile.key_stride, panel.query,
-                                  E, c);
-        if (tile.bias)
+    for_stairs<Vectors,
+               stairs>(tile, first_lane, [&]<int From>(Rows<From>, Index begin, Index end) {
+        for_register_tiles<tile_rows(Vectors)>(end - begin, [&]<int Keys>(Rows<Keys>, Index at) {
+            const Index first = begin + at;
+            Lanes c[Keys][Vectors];  // scores of Keys keys; before From, where all are hidden, 0
+            for_each_register(c, [&](int, int, Lanes& x) { x = Lanes(0.0f); });
+            if constexpr (From < Vectors)
+                multiply_add<Unit::depth, From>(tile.key + first * tile.key_stride, tile.key_stride,
+                                                panel.query, E, c);
+            if (tile.bias)
+                for_each_register(c, [&](int r, int n, Lanes& x) {
+                    const Lanes add =
+                        load(tile.bias + (first + r) * simd_tile_rows + first_lane + n * width);
+                    // The mask's -inf removes the key even if its score is NaN.
+                    x = xsimd::select(add == Lanes(minus_infinity), add, x + add);
+                });
+            if (tile.allowed)
+                for_each_register(c, [&](int r, int n, Lanes& x) {
+                    x = select(tile.allowed[first + r] >> (first_lane + n * width), x,
+                               Lanes(minus_infinity));
+                });
             for_each_register(c, [&](int r, int n, Lanes& x) {
-                const Lanes add =
-                    load(tile.bias + (first + r) * simd_tile_rows + first_lane + n * width);
-                // The mask's -inf removes the key even if its score is NaN.
-                x = xsimd::select(add == Lanes(minus_infinity), add, x + add);
+                top[n] = larger(x, top[n]);
+                store(score + ((first + r) * Vectors + n) * width, x);
             });
-        if (tile.allowed)
-            for_each_register(c, [&](int r, int n, Lanes& x) {
-                x = select(tile.allowed[first + r] >> (first_lane + n * width), x,
-                           Lanes(minus_infinity));
-            });
-        for_each_register(c, [&](int r, int n, Lanes& x) {
-            top[n] = larger(x, top[n]);
-            store(score + ((first + r) * Vectors + n) * width, x);
         });
     });
 }
@@ -95,9 +120,10 @@ void weigh_panel(const Panel& panel, Index keys, float* score, const Lanes (&top
 /// \param weight   (keys, lanes)
 /// \param careful  skip weights of 0 one by one: a value that is not finite must not reach the rows
 ///                 that may not see it, and 0 * NaN is NaN
-template <int Vectors>
+/// \param first_lane  of this panel within the tile's rows
+template <int Vectors, bool stairs = false>
 void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* weight,
-                const Lanes (&shrink)[Vectors], bool careful) {
+                const Lanes (&shrink)[Vectors], bool careful, int first_lane = 0) {
     for_register_tiles<tile_rows(Vectors)>(Ev, [&]<int Columns>(Rows<Columns>, Index first) {
         float* const out = panel.out + first * Vectors * width;
         const float* const value = tile.value + first;
@@ -106,7 +132,13 @@ void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* 
             x = load(out + (r * Vectors + n) * width) * shrink[n];
         });
         if (!careful)
-            multiply_add<Unit::row>(value, tile.value_stride, weight, tile.keys, c);
+            for_stairs<Vectors, stairs>(
+                tile, first_lane, [&]<int From>(Rows<From>, Index begin, Index end) {
+                    if constexpr (From < Vectors)
+                        multiply_add<Unit::row, From>(
+                            value + begin * tile.value_stride, tile.value_stride,
+                            weight + begin * Vectors * width, end - begin, c);
+                });
         else
             for (Index j = 0; j < tile.keys; ++j)
                 for_each_register(c, [&](int r, int n, Lanes& x) {
@@ -134,9 +166,15 @@ void visit_tile(const Panel& panel, const KeyTile& tile, int first_lane, Index E
     Lanes top[Vectors], shrink[Vectors];
 #pragma GCC unroll 8
     for (int n = 0; n < Vectors; ++n) top[n] = load(panel.max + n * width);
-    score_panel(panel, tile, first_lane, E, score, top);
+    if (tile.stairs)
+        score_panel<Vectors, true>(panel, tile, first_lane, E, score, top);
+    else
+        score_panel(panel, tile, first_lane, E, score, top);
     weigh_panel(panel, tile.keys, score, top, shrink);
-    sum_values(panel, tile, Ev, score, shrink, careful);
+    if (tile.stairs)
+        sum_values<Vectors, true>(panel, tile, Ev, score, shrink, careful, first_lane);
+    else
+        sum_values(panel, tile, Ev, score, shrink, careful);
 }
 //! [visit]
 

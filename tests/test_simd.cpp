@@ -77,6 +77,8 @@ TEST_CASE("the instruction set that ATTN_ISA names is the one that runs") {
     }
     Problem bfloat16 = p;
     bfloat16.dtype = DType::bfloat16;
+    Problem float16 = p;
+    float16.dtype = DType::float16;
     {
         const Setenv force("ATTN_ISA", "avx2");
         CHECK_FALSE(may_use_amx());
@@ -85,6 +87,7 @@ TEST_CASE("the instruction set that ATTN_ISA names is the one that runs") {
         const Setenv force("ATTN_ISA", "amx");
         if (may_use_amx()) {
             CHECK(simd.variant(bfloat16).starts_with("avx512 with amx"));
+            CHECK(simd.variant(float16).starts_with("avx512 with amx"));
             CHECK_FALSE(simd.variant(p).starts_with("avx512 with amx"));
         } else {
             CHECK_THROWS_AS(simd.variant(bfloat16), Error);
@@ -141,6 +144,25 @@ TEST_CASE("the simd exp2 is exact at 0, 0 at the far end, and keeps NaN") {
             }
         }
     }
+}
+
+TEST_CASE("the simd tier keeps all 11 bits of a float16") {
+    // Keys and queries that differ in their last bit, scores and values that show it: with 8 bits
+    // the weights of the two keys would be equal, and the last bits of the value lost.
+    constexpr Index L = 64, E = 32;
+    Tensor query({1, 1, L, E}, DType::float16), key({1, 1, 2, E}, DType::float16);
+    Tensor value({1, 1, 2, 1}, DType::float16);
+    for (Index i = 0; i < query.size(); ++i) query.set(i, i % E == 0 ? 1 + 0x1p-10 : 0);
+    for (Index i = 0; i < key.size(); ++i) key.set(i, i == 0 ? 1 + 0x1p-10 : i == E ? 1 : 0);
+    value.set(0, 1 + 0x1p-10);
+    value.set(1, 0);
+    Options options;
+    options.scale = 1024;
+    const Tensor out =
+        scaled_dot_product_attention(query, key, value, options, Execution{.tier = "simd"});
+    const double difference = 1024 * (1 + 0x1p-10) * 0x1p-10;  // of the two scores
+    const double want = (1 + 0x1p-10) / (1 + std::exp(-difference));
+    for (Index i = 0; i < L; ++i) CHECK(std::abs(out.get(i) - want) <= 0x1p-12 + 0x1p-17);
 }
 
 TEST_CASE("the simd tier restores the floating-point environment") {

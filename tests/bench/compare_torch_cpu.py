@@ -7,7 +7,9 @@
 
 Rivals take turns, so that a busy moment hits all alike; best and median of the rounds are kept. In the
 same rounds run two rulers: multiply-adds in registers (the FMA peak) and one read of K and V (the
-bandwidth). A ratio is PyTorch's time / ours. Needs torch and numpy; onnx and onnxruntime if there.
+bandwidth). What they allow at best, the larger of the two times, is in every row as the roofline: in
+float32 arithmetic, so that AMX may pass it. A ratio is PyTorch's time / ours. Needs torch and numpy;
+onnx and onnxruntime if there.
 """
 import argparse
 import ctypes
@@ -239,9 +241,9 @@ def measure(c):
             times[n].append(seconds)
             if seconds > 0.5:
                 slow.add(n)  # far behind: three readings will do
-        if c["L"] == 1:
-            buffer.copy_(torch.cat([k.flatten().view(torch.float32), v.flatten().view(torch.float32)])) if not read else None
-            read.append(kv / timed(lambda: door.attn_door_read(buffer.data_ptr(), kv // 4, args.threads)) * 1e-9)
+        if not read:
+            buffer.copy_(torch.cat([k.flatten().view(torch.float32), v.flatten().view(torch.float32)]))
+        read.append(kv / timed(lambda: door.attn_door_read(buffer.data_ptr(), kv // 4, args.threads)) * 1e-9)
     rows = []
     for n, t in times.items():
         best, median = min(t), statistics.median(t)
@@ -254,9 +256,10 @@ def measure(c):
                    fma_peak_best=max(peak), fma_peak_median=statistics.median(peak),
                    share_of_peak_best=flops_of(c) / best * 1e-9 / max(peak),
                    share_of_peak_median=statistics.median(flops_of(c) / s * 1e-9 / p for s, p in zip(t, peak)))
-        if read:
-            row.update(gbytes_best=kv / best * 1e-9, gbytes_median=kv / median * 1e-9, read_gbytes_best=max(read),
-                       read_gbytes_median=statistics.median(read),
+        row.update(read_gbytes_best=max(read), read_gbytes_median=statistics.median(read),
+                   roofline_seconds=max(flops_of(c) / max(peak) * 1e-9, kv / max(read) * 1e-9))
+        if c["L"] == 1:
+            row.update(gbytes_best=kv / best * 1e-9, gbytes_median=kv / median * 1e-9,
                        share_of_read_best=kv / best * 1e-9 / max(read),
                        share_of_read_median=statistics.median(kv / s * 1e-9 / r for s, r in zip(t, read)))
         if hasattr(rivals[n], "scratch_bytes"):
