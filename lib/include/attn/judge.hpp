@@ -1,0 +1,105 @@
+/// \file
+/// \brief How a result is judged: a reference, a bound derived for each element, and a verdict.
+///        The one comparison of tests, benches and the command line.
+///
+/// \par The bound
+/// A correct tier whose unit roundoff is \f$ u \f$ (2^-24 when it computes in float32, 2^-53 in
+/// float64) may differ from the reference \f$ r \f$ in one element of `out` by
+/// \f[ |o - r| \le \tfrac12 \mathrm{ulp}(o, r) + u\,(16 + 8A)\,W + \epsilon_w W \f]
+/// - Half a unit in the last place of the output type, in the binade of max(|o|, |r|): the final
+///   rounding. (The binade of the rounded reference alone would fail correct code just above a
+///   power of two.)
+/// - \f$ W = \sum_j p_j |v_j| \f$ is what a relative error of every weight is worth. Exponential,
+///   running sum, products with values, rescaling and the division make a few roundings each: 16.
+/// - \f$ A = \max_j (|\sigma| \sum_e |q_e k_{je}| + |m_j|) \f$ over the visible keys bounds the
+///   terms that a score is summed from. Its rounding errors are at most a few times
+///   \f$ u A \f$; they sit in an exponent, so they become relative errors of the weight: 4A for
+///   the weight and 4A for its share in the sum. Keys too far below the maximum to weigh anything
+///   do not count.
+/// - \f$ \epsilon_w \f$ is the stated error of a tier's weights (`Tier::accuracy`): a fast
+///   exponential, weights rounded to 16 bits.
+///
+/// The logsumexp moves by a score's error once, and by the relative error of the sum:
+/// \f[ |\Delta| \le \tfrac12 \mathrm{ulp} + u\,(16 + 8A) + \epsilon_w \f]
+/// In an experiment with half these constants, correct code stayed below 0.71 of the bound, and
+/// each of eight injected bugs exceeded it at least five times, on four kinds of input.
+///
+/// NaN where the reference is not NaN fails, and so does a number where it is NaN. Infinities of
+/// the same sign are equal.
+#pragma once
+
+#include <attn/attention.hpp>
+#include <attn/tier.hpp>
+
+#include <string>
+#include <vector>
+
+namespace attn {
+
+/// \brief What the results of one problem are compared with, row-major. N is the product of the
+///        batch axes.
+///
+/// From the `literal` tier in float64, on exactly widened inputs. For float64 inputs, whose tiers
+/// are as exact as `literal`, from an independent function in `long double`; so `literal` is
+/// judged too.
+struct Reference {
+    DType dtype = DType::float32;  ///< of query, key, value and out
+    Index N = 1, Hq = 1, L = 0, S = 0, Ev = 0;
+    std::vector<long double> out;        ///< (N, Hq, L, Ev)
+    std::vector<long double> logsumexp;  ///< (N, Hq, L)
+    std::vector<double> value_size;      ///< (N, Hq, L, Ev): W
+    std::vector<double> score_size;      ///< (N, Hq, L): A
+};
+
+/// \brief Computes the reference of host tensors. Costs about three runs of `literal`.
+/// \throws Error as `scaled_dot_product_attention` would.
+Reference reference(const TensorView& query, const TensorView& key, const TensorView& value,
+                    const Options& options = {});
+
+/// \brief How far a result is from its reference.
+struct Verdict {
+    double worst_error = 0;  ///< largest |got - reference|; infinite where NaN or infinity differ
+    double bound = 0;        ///< the bound where `worst_ratio` was found
+    double worst_ratio = 0;  ///< largest error / bound; accepted up to 1
+    Index index = -1;        ///< row-major index of the element with the worst ratio; -1 if empty
+    double got = 0;          ///< that element
+    double want = 0;         ///< its reference
+    double rms = 0;          ///< root of the mean squared error
+    double cosine = 1;       ///< of got and reference as vectors
+    double relative_l1 = 0;  ///< sum |got - reference| / sum |reference|
+    double relative_l2 = 0;  ///< |got - reference| / |reference|
+    Index count = 0;         ///< elements compared
+    Index nans = 0;          ///< elements that are NaN where the reference is not
+
+    bool ok() const { return worst_ratio <= 1; }  // false for NaN
+};
+
+/// \brief Compares `out`, of any strides, with its reference.
+/// \param weight_error the tier's \f$ \epsilon_w \f$, see `weight_error_of`
+/// \throws Error `bad_shape` or `bad_dtype` when `out` does not fit the reference.
+Verdict judge(const TensorView& out, const Reference& reference, double weight_error = 0);
+
+/// \brief Compares logsumexp, float32 or float64, of any strides.
+Verdict judge_logsumexp(const TensorView& logsumexp, const Reference& reference,
+                        double weight_error = 0);
+
+/// \brief One verdict for each (batch, query head), row-major: quantized tiers are judged by their
+///        worst head.
+std::vector<Verdict> judge_heads(const TensorView& out, const Reference& reference,
+                                 double weight_error = 0);
+
+/// \brief The stated weight error of a tier for inputs of `dtype`.
+double weight_error_of(const Tier& tier, DType dtype);
+
+/// \brief One line: "worst 1.2e-07, 0.31 of its bound 3.9e-07, at 17: got 0.25, want ...".
+std::string text_of(const Verdict& verdict);
+
+/// \brief Half a unit in the last place of `dtype` in the binade of `value`; of the smallest
+///        subnormal below that.
+long double half_ulp(long double value, DType dtype);
+
+/// \brief A contiguous copy of a host view of any strides: float64, exactly widened. A boolean
+///        stays boolean.
+Tensor widened(const TensorView& view);
+
+}  // namespace attn
