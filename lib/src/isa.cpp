@@ -3,9 +3,49 @@
 #include <attn/error.hpp>
 
 #include <cstdlib>
+#include <optional>
 #include <string>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace attn {
+namespace {
+
+/// Fastest at 8-bit products first. AVX-VNNI stands before plain AVX-512: half the width, but four
+/// products an instruction instead of two and one instruction instead of two.
+constexpr Isa all[] = {Isa::avx512vnni, Isa::avxvnni, Isa::avx512, Isa::avx2, Isa::baseline};
+
+/// The set without its 8-bit dot product.
+Isa without_dot(Isa isa) {
+    return isa == Isa::avx512vnni ? Isa::avx512 : isa == Isa::avxvnni ? Isa::avx2 : isa;
+}
+
+#if defined(__x86_64__)
+/// CPUID leaf 7, subleaf 1, EAX bit 4. (GCC 12's __builtin_cpu_supports does not know the name.)
+bool has_avxvnni() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+}
+#endif
+
+/// What ATTN_ISA names; empty if it is not set.
+std::optional<Isa> asked() {
+    const char* name = std::getenv("ATTN_ISA");
+    if (name == nullptr || *name == '\0') return {};
+    for (Isa isa : all) {
+        if (std::string(name) != name_of(isa)) continue;
+        if (supports(isa)) return isa;
+        throw Error(ErrorCode::unavailable,
+                    std::string("ATTN_ISA asks for ") + name + ", which this processor lacks");
+    }
+    throw Error(ErrorCode::bad_option,
+                std::string("ATTN_ISA is '") + name +
+                    "', but must be baseline, avx2, avxvnni, avx512 or avx512vnni");
+}
+
+}  // namespace
 
 const char* name_of(Isa isa) {
     switch (isa) {
@@ -13,8 +53,12 @@ const char* name_of(Isa isa) {
             return "baseline";
         case Isa::avx2:
             return "avx2";
+        case Isa::avxvnni:
+            return "avxvnni";
         case Isa::avx512:
             return "avx512";
+        case Isa::avx512vnni:
+            return "avx512vnni";
     }
     return "?";
 }
@@ -25,29 +69,41 @@ bool supports(Isa isa) {
     // libgcc also asks whether the operating system saves the wide registers.
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                       __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
-    if (isa == Isa::avx2) return avx2;
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    switch (isa) {
+        case Isa::avx2:
+            return avx2;
+        case Isa::avxvnni:
+            return avx2 && has_avxvnni();
+        case Isa::avx512:
+            return avx512;
+        case Isa::avx512vnni:
+            return avx512 && __builtin_cpu_supports("avx512vnni");
+        default:
+            return false;
+    }
 #else
     return false;
 #endif
+}
+
+Isa current_dot_isa() {
+    static const Isa best = [] {
+        for (Isa isa : all)
+            if (supports(isa)) return isa;
+        return Isa::baseline;
+    }();
+    return asked().value_or(best);
 }
 
 Isa current_isa() {
     static const Isa best = supports(Isa::avx512) ? Isa::avx512
                             : supports(Isa::avx2) ? Isa::avx2
                                                   : Isa::baseline;
-    const char* asked = std::getenv("ATTN_ISA");
-    if (asked == nullptr || *asked == '\0') return best;
-    for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
-        if (std::string(asked) != name_of(isa)) continue;
-        if (supports(isa)) return isa;
-        throw Error(ErrorCode::unavailable,
-                    std::string("ATTN_ISA asks for ") + asked + ", which this processor lacks");
-    }
-    throw Error(ErrorCode::bad_option,
-                std::string("ATTN_ISA is '") + asked + "', but must be baseline, avx2 or avx512");
+    const std::optional<Isa> wanted = asked();
+    return wanted ? without_dot(*wanted) : best;
 }
 
 }  // namespace attn

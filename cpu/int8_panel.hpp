@@ -1,0 +1,175 @@
+/// \file
+/// \brief One panel of queries against quantized keys and values: the online softmax of
+///        simd_panel.hpp with integer products.
+#pragma once
+
+#include "int8_quantize.hpp"
+#include "simd_panel.hpp"
+
+namespace attn::ATTN_ISA {
+namespace {
+
+/// \brief Up to 64 quantized keys, and what the mask says about them.
+struct QuantizedKeys {
+    const Word* key;            ///< (keys, key_words)
+    const std::int32_t* start;  ///< (keys)
+    const float* scale;         ///< (keys)
+    Index key_words, keys;
+    const std::uint64_t* allowed;  ///< (keys) bit n: lane n may see the key; null: all may
+    const float* bias;             ///< (keys, simd_tile_rows) additive mask; null: none
+};
+
+/// \brief All bits of the lanes that are NaN or +infinity.
+[[gnu::always_inline]] inline Bits not_a_score(Lanes x) {
+    const Bits bits = bits_of(x);
+    return ((bits & 0x7f800000) == 0x7f800000) & (bits != bits_of(Lanes(minus_infinity)));
+}
+
+//! [scores]
+/// \brief scores^T = K Q^T in integers, then in floats: times scale_k * scale_q, plus the bias,
+/// -inf
+///        where the mask removes a key. `top` grows to cover them.
+/// \param query   (key_words, lanes) words
+/// \param factor  (lanes) scale_q * scale
+/// \param score   (keys, lanes)
+/// \param bad     set in lanes whose mask gives a key NaN or +infinity
+template <int Vectors>
+void score_integers(const Word* query, const float* factor, const QuantizedKeys& tile,
+                    int first_lane, float* score, Lanes (&top)[Vectors], Bits (&bad)[Vectors]) {
+    for_register_tiles<tile_rows(Vectors)>(tile.keys, [&]<int Keys>(Rows<Keys>, Index first) {
+        Bits c[Keys][Vectors];  // sums of Keys keys
+#pragma GCC unroll 16
+        for (int r = 0; r < Keys; ++r)
+#pragma GCC unroll 8
+            for (int n = 0; n < Vectors; ++n) c[r][n] = Bits{} + tile.start[first + r];
+        multiply_words<Unit::depth>(tile.key + first * tile.key_words, tile.key_words, query,
+                                    tile.key_words, c);
+#pragma GCC unroll 16
+        for (int r = 0; r < Keys; ++r)
+#pragma GCC unroll 8
+            for (int n = 0; n < Vectors; ++n) {
+                Lanes x =
+                    to_floats(c[r][n]) * (load(factor + n * width) * Lanes(tile.scale[first + r]));
+                if (tile.bias != nullptr) {
+                    const Lanes add =
+                        load(tile.bias + (first + r) * simd_tile_rows + first_lane + n * width);
+                    x = xsimd::select(add == Lanes(minus_infinity), add, x + add);
+                }
+                if (tile.allowed != nullptr)
+                    x = select(tile.allowed[first + r] >> (first_lane + n * width), x,
+                               Lanes(minus_infinity));
+                if (tile.bias != nullptr) bad[n] |= not_a_score(x);
+                top[n] = larger(x, top[n]);
+                store(score + ((first + r) * Vectors + n) * width, x);
+            }
+    });
+}
+//! [scores]
+
+/// \brief The keys of one block that are visited: up to four tiles of 64, one behind the other.
+struct VisitedBlock {
+    int tiles = 0;
+    Index first[int8_block / simd_tile_keys];  ///< keys
+    Index words[int8_block / simd_tile_keys];  ///< words of the tile's keys
+
+    Index all_words() const {
+        return tiles == 0 ? 0 : (tiles - 1) * (simd_tile_keys / dot_depth) + words[tiles - 1];
+    }
+};
+
+/// \brief How a block's sums join the running ones.
+template <int Vectors>
+struct BlockFactors {
+    Lanes shrink[Vectors];  ///< exp(old max - new max), for all before
+    Lanes block[Vectors];   ///< exp(block's max - new max), for the block
+};
+
+//! [weights]
+/// \brief Scores of a block become weights in 0 .. 255.
+///
+/// Against the largest score of the block, not of the row so far: a key that outshines all others
+/// then costs only its own block the precision of its weights.
+/// \param score   (keys in whole words, lanes)
+/// \param weight  (words, lanes)
+/// \param top     largest scores of the block
+template <int Vectors>
+BlockFactors<Vectors> weigh_integers(const Panel& panel, Index block_words, const float* score,
+                                     Word* weight, const Lanes (&top)[Vectors]) {
+    constexpr float log2_levels = 7.99435343685885793770f;  // log2(255)
+    BlockFactors<Vectors> factors;
+    Lanes shift[Vectors];
+    Bits total[Vectors];
+#pragma GCC unroll 8
+    for (int n = 0; n < Vectors; ++n) {
+        // Where no key was seen the maximum is -inf, and -inf - -inf is NaN: shift by 0 there.
+        const auto finite = [](Lanes x) {
+            return xsimd::select(x == Lanes(minus_infinity), Lanes(0.0f), x);
+        };
+        const Lanes old = load(panel.max + n * width), grown = larger(top[n], old);
+        shift[n] = finite(top[n]);
+        factors.shrink[n] = exp2((old - finite(grown)) * Lanes(log2e));
+        factors.block[n] = exp2((top[n] - finite(grown)) * Lanes(log2e));
+        store(panel.max + n * width, grown);
+        total[n] = Bits{};
+    }
+    Bits ones[dot_depth];
+#pragma GCC unroll 4
+    for (int d = 0; d < dot_depth; ++d) ones[d] = Bits{} + 1;
+    for (Index w = 0; w < block_words; ++w) {
+#pragma GCC unroll 8
+        for (int n = 0; n < Vectors; ++n) {
+            Bits q[dot_depth];
+#pragma GCC unroll 4
+            for (int d = 0; d < dot_depth; ++d) {
+                const Lanes x = load(score + ((w * dot_depth + d) * Vectors + n) * width);
+                q[d] = round_to_ints(exp2(fma(x - shift[n], Lanes(log2e), Lanes(log2_levels))));
+            }
+            const Bits packed = pack(q);
+            total[n] = dot(packed, pack(ones), total[n]);
+            store_words(weight + (w * Vectors + n) * width, packed);
+        }
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < Vectors; ++n) {
+        const Lanes sum = to_floats(total[n]) * Lanes(1.0f / weight_levels);
+        store(panel.sum + n * width,
+              fma(sum, factors.block[n], load(panel.sum + n * width) * factors.shrink[n]));
+    }
+    return factors;
+}
+//! [weights]
+
+//! [values]
+/// \brief out^T = out^T * shrink + V^T weights^T * (step of the channel * factor of the block).
+/// \param value   words of the head's values: key word w, channel e at value[w * stride + e]
+/// \param scale   (Ev) steps of this block
+/// \param weight  (words of visited keys, lanes)
+template <int Vectors>
+void sum_integers(const Panel& panel, const VisitedBlock& block, const Word* value, Index stride,
+                  const float* scale, Index Ev, const Word* weight,
+                  const BlockFactors<Vectors>& factors) {
+    for_register_tiles<tile_rows(Vectors)>(Ev, [&]<int Columns>(Rows<Columns>, Index first) {
+        Bits c[Columns][Vectors];
+#pragma GCC unroll 16
+        for (int r = 0; r < Columns; ++r)
+#pragma GCC unroll 8
+            for (int n = 0; n < Vectors; ++n) c[r][n] = Bits{};
+        for (int t = 0; t < block.tiles; ++t)
+            multiply_words<Unit::row>(value + block.first[t] / dot_depth * stride + first, stride,
+                                      weight + t * (simd_tile_keys / dot_depth) * Vectors * width,
+                                      block.words[t], c);
+        float* const out = panel.out + first * Vectors * width;
+#pragma GCC unroll 16
+        for (int r = 0; r < Columns; ++r)
+#pragma GCC unroll 8
+            for (int n = 0; n < Vectors; ++n) {
+                float* const at = out + (r * Vectors + n) * width;
+                store(at, fma(to_floats(c[r][n]), factors.block[n] * Lanes(scale[first + r]),
+                              load(at) * factors.shrink[n]));
+            }
+    });
+}
+//! [values]
+
+}  // namespace
+}  // namespace attn::ATTN_ISA
