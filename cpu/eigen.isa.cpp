@@ -7,6 +7,9 @@
 #include <attn/row_state.hpp>
 #include <attn/tier.hpp>
 
+// Eigen must not start threads of its own: results may not depend on their number, and its spinning
+// barriers cost a thousand times the work when other programs hold the cores.
+#define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Core>
 
 #include <cmath>
@@ -54,7 +57,7 @@ void store(const Matrix<Real>& from, const MutableTensorView& tensor, Index b, I
 template <class Real>
 void softmax_row(Real* score, Index S, RowState<Real>& state) {
     Eigen::Map<Eigen::Array<Real, Eigen::Dynamic, 1>> row(score, S);
-    if (S > 0) state.max = row.maxCoeff();
+    if (S > 0) state.max = row.template maxCoeff<Eigen::PropagateNaN>();
     if (S == 0 || state.max == -std::numeric_limits<Real>::infinity()) {
         row.setZero();  // -inf - -inf would be NaN
         return;

@@ -9,6 +9,7 @@
 #include <limits>
 
 namespace attn {
+namespace {  // every instruction set includes this: the linker must not share one copy
 
 /// \brief Adds the mask to the scores of row (b, h, i) against keys first .. first + count - 1, and
 ///        gives every key that the row may not see the score -inf, whatever it was before (a NaN
@@ -41,4 +42,5 @@ template <class Real>
     });
 }
 
+}  // namespace
 }  // namespace attn

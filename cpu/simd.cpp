@@ -44,43 +44,45 @@ const SimdKernels& kernels() {
 /// How a problem is cut into tasks. All but `threads` and `merge_later` follows from the shape
 /// alone, so that results do not depend on the machine's number of cores.
 struct Plan {
-    Index rows;        // per key head: L queries of Hq / H heads
-    Index tiles;       // tiles of rows per key head
-    Index parts;       // parts that the keys of a tile are split into
-    Index part_keys;   // keys of a part
-    bool stream;       // few rows: attend_rows instead of attend_tile
-    bool merge_later;  // parts are tasks of their own; otherwise one task does a tile's parts in
-                       // turn
+    bool stream;      // few queries: attend_rows instead of attend_tile
+    Index rows;       // per key head: L queries of Hq / H heads
+    Index tile_rows;  // rows of a task
+    Index tiles;      // tiles of rows per key head
+    Index parts;      // parts that the keys of a tile are split into
+    Index part_keys;  // keys of a part
     int threads;
-    Index thread_floats;   // kernel's working memory, then one state where parts are merged in turn
-    Index state_floats;    // of one tile of rows
-    Index partial_floats;  // states of all parts
+    bool merge_later;      // parts are tasks; otherwise one task does a tile's parts in turn
+    Index thread_floats;   // a kernel's working memory, then two states if parts are done in turn
+    Index state_floats;    // the state of one tile of rows
+    Index partial_floats;  // the states of all parts
 };
 
 Plan make_plan(const Problem& p, const SimdKernels& kernel) {
     Plan plan{};
+    // By L and S alone, and not by the number of rows: heads that share keys get the same bits as
+    // heads that have their own.
+    plan.stream = p.L <= 8;
     plan.rows = p.L * (p.Hq / p.H);
-    const bool unit_strides = p.key.stride[3] == 1 && p.value.stride[3] == 1;
-    plan.stream = plan.rows <= simd_few_rows && unit_strides;
-    plan.tiles = (plan.rows + simd_tile_rows - 1) / simd_tile_rows;
+    plan.tile_rows = plan.stream ? simd_few_rows : simd_tile_rows;
+    plan.tiles = (plan.rows + plan.tile_rows - 1) / plan.tile_rows;
 
-    // One tile of rows per head may leave cores idle, so its keys are split: into parts of at least
-    // 512 keys, which hide the cost of a merge, and at most 32 of them, which bounds the memory.
+    // Few queries may leave cores idle, so their keys are split: into parts of at least 512 keys,
+    // which hide the cost of a merge, and at most 32 of them, which bounds the memory.
     constexpr Index least = 512, most = 32;
-    const Index parts = plan.tiles == 1 ? std::clamp<Index>(p.S / least, 1, most) : 1;
+    const Index parts = p.L <= simd_tile_rows ? std::clamp<Index>(p.S / least, 1, most) : 1;
     const Index tiles_per_part = (p.S + parts * simd_tile_keys - 1) / (parts * simd_tile_keys);
     plan.part_keys = std::max<Index>(tiles_per_part, 1) * simd_tile_keys;
     plan.parts = std::max<Index>((p.S + plan.part_keys - 1) / plan.part_keys, 1);
 
-    const Index heads = p.B * p.H;
+    const Index tiles = p.B * p.H * plan.tiles;
     const double flops = 2.0 * static_cast<double>(p.B * p.Hq * p.L) * static_cast<double>(p.S) *
                          static_cast<double>(p.E + p.Ev);
-    plan.threads = team_size(p, heads * plan.tiles * plan.parts, flops);
-    plan.merge_later = plan.parts > 1 && heads < 4 * plan.threads;
+    plan.threads = team_size(p, tiles * plan.parts, flops);
+    plan.merge_later = plan.parts > 1 && tiles < 4 * plan.threads;
 
-    plan.state_floats = std::min(plan.rows, simd_tile_rows) * simd_partial_stride(p.Ev);
+    plan.state_floats = std::min(plan.rows, plan.tile_rows) * simd_partial_stride(p.Ev);
     plan.thread_floats = kernel.scratch_floats(p) + (plan.parts > 1 ? 2 * plan.state_floats : 0);
-    plan.partial_floats = plan.merge_later ? heads * plan.parts * plan.state_floats : 0;
+    plan.partial_floats = plan.merge_later ? tiles * plan.parts * plan.state_floats : 0;
     return plan;
 }
 
@@ -116,8 +118,8 @@ void run(const Problem& p) {
         SimdTask task;
         task.b = t / (p.H * plan.tiles);
         task.key_head = t / plan.tiles % p.H;
-        task.first_row = (plan.tiles - 1 - t % plan.tiles) * simd_tile_rows;
-        task.rows = std::min(simd_tile_rows, plan.rows - task.first_row);
+        task.first_row = (plan.tiles - 1 - t % plan.tiles) * plan.tile_rows;
+        task.rows = std::min(plan.tile_rows, plan.rows - task.first_row);
         task.end_key = p.S;
         return task;
     };
@@ -137,10 +139,11 @@ void run(const Problem& p) {
             attend(p, task, own);
         });
         share(tiles, plan, memory, [&](Index t, float*) {
+            const SimdTask task = task_of(t);
             float* const first = partial + t * plan.parts * plan.state_floats;
             for (Index part = 1; part < plan.parts; ++part)
-                kernel.merge(p, plan.rows, first + part * plan.state_floats, first);
-            kernel.finish(p, task_of(t), first);
+                kernel.merge(p, task.rows, first + part * plan.state_floats, first);
+            kernel.finish(p, task, first);
         });
     } else {  // heads enough for all threads: one task merges a head's parts in the same order
         share(tiles, plan, memory, [&](Index t, float* own) {
@@ -150,7 +153,7 @@ void run(const Problem& p) {
                 take_part(task, part);
                 task.partial = part == 0 ? state : state + plan.state_floats;
                 attend(p, task, own);
-                if (part > 0) kernel.merge(p, plan.rows, task.partial, state);
+                if (part > 0) kernel.merge(p, task.rows, task.partial, state);
             }
             kernel.finish(p, task, state);
         });
@@ -173,7 +176,8 @@ const Tier tier_simd = {
     // exp2 is within 2^-21 of the weight; see simd_exp2.hpp and test_simd.cpp.
     .accuracy = {.weight_error = 0x1p-21,
                  .weight_error_f16 = 0x1p-21,
-                 .weight_error_bf16 = 0x1p-21},
+                 .weight_error_bf16 = 0x1p-21,
+                 .flushes_denormals = true},
     .available = always_available,
     .scratch_bytes = scratch_bytes,
     .run = run,

@@ -16,6 +16,8 @@ struct RowScratch {
     float* weight;  ///< (rows, tile_keys) scores, then weights
     float* state;   ///< (rows, simd_partial_stride(Ev))
     float* line;    ///< (tile_keys) additive mask of one row
+    float* key;     ///< (tile_keys, E) elements copied; unused where keys are read in place
+    float* value;   ///< (tile_keys, Ev) likewise
     Index query_stride;
     Index floats;  ///< in all
 
@@ -29,6 +31,8 @@ struct RowScratch {
         weight = take(simd_few_rows * simd_tile_keys);
         state = take(simd_few_rows * simd_partial_stride(p.Ev));
         line = take(simd_tile_keys);
+        key = take(p.key.stride[3] != 1 ? simd_tile_keys * p.E : 0);
+        value = take(p.value.stride[3] != 1 ? simd_tile_keys * p.Ev : 0);
     }
 };
 
@@ -240,6 +244,25 @@ void visit_rows(const Problem& p, const SimdTask& task, const RowMap& map,
                                     careful);
 }
 
+/// \brief Where a tile's rows of keys or values lie: in place, or copied if their elements are not
+///        neighbours in memory.
+template <class Element>
+void place(const TensorView& from, const SimdTask& task, Index first, Index keys, Index columns,
+           float* copy, const typename Element::Memory*& data, Index& stride) {
+    using Memory = typename Element::Memory;
+    const Memory* const source = static_cast<const Memory*>(from.data) + task.b * from.stride[0] +
+                                 task.key_head * from.stride[1] + first * from.stride[2];
+    data = source;
+    stride = from.stride[2];
+    if (from.stride[3] == 1) return;
+    Memory* const to = reinterpret_cast<Memory*>(copy);
+    for (Index j = 0; j < keys; ++j)
+        for (Index e = 0; e < columns; ++e)
+            to[j * columns + e] = source[j * from.stride[2] + e * from.stride[3]];
+    data = to;
+    stride = columns;
+}
+
 //! [decode]
 /// \brief Streams the task's keys and values once for all its rows; leaves the rows' state in
 ///        `scratch.state`.
@@ -260,15 +283,9 @@ void stream_keys(const Problem& p, const SimdTask& task, const RowMap& map,
         if (cover == Cover::all)
             for (Index r = 0; r < map.rows; ++r) tile.allowed[r] = low_bits(tile.keys);
 
-        const auto place = [&](const TensorView& from, const typename Element::Memory*& data,
-                               Index& row) {
-            data = static_cast<const typename Element::Memory*>(from.data) +
-                   task.b * from.stride[0] + task.key_head * from.stride[1] +
-                   first * from.stride[2];
-            row = from.stride[2];
-        };
-        place(p.key, tile.key, tile.key_stride);
-        place(p.value, tile.value, tile.value_stride);
+        place<Element>(p.key, task, first, tile.keys, p.E, scratch.key, tile.key, tile.key_stride);
+        place<Element>(p.value, task, first, tile.keys, p.Ev, scratch.value, tile.value,
+                       tile.value_stride);
         for_register_tiles<4>(map.rows, [&]<int Group>(Rows<Group>, Index first_row) {
             visit_rows<Element, Group>(p, task, map, scratch, first_row, first, tile, careful);
         });

@@ -47,7 +47,7 @@ struct SimdKernels {
     Index (*scratch_floats)(const Problem&);
     /// Many queries: one query in each lane.
     void (*attend_tile)(const Problem&, const SimdTask&, float* scratch);
-    /// Few queries: one element of a row in each lane. Unit strides along E and Ev.
+    /// Few queries: one element of a row in each lane. At most simd_few_rows.
     void (*attend_rows)(const Problem&, const SimdTask&, float* scratch);
     /// Adds the state `from` of `task.rows` rows to the state `into`.
     void (*merge)(const Problem&, Index rows, const float* from, float* into);

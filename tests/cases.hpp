@@ -2,7 +2,8 @@
 /// \brief The only list of problems: tests, benches and the demo take theirs from here.
 #pragma once
 
-#include <attn/attn.hpp>
+#include <attn/generate.hpp>
+#include <attn/tier.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -32,13 +33,20 @@ inline constexpr Layout layouts[] = {Layout::contiguous, Layout::blhe,  Layout::
 
 inline const char* name_of(Layout layout) {
     switch (layout) {
-        case Layout::contiguous: return "contiguous";
-        case Layout::blhe: return "blhe";
-        case Layout::packed: return "packed";
-        case Layout::expanded: return "expanded";
-        case Layout::step2: return "step2";
-        case Layout::reversed: return "reversed";
-        case Layout::odd: return "odd";
+        case Layout::contiguous:
+            return "contiguous";
+        case Layout::blhe:
+            return "blhe";
+        case Layout::packed:
+            return "packed";
+        case Layout::expanded:
+            return "expanded";
+        case Layout::step2:
+            return "step2";
+        case Layout::reversed:
+            return "reversed";
+        case Layout::odd:
+            return "odd";
     }
     return "?";
 }
@@ -84,8 +92,11 @@ inline Laid lay_out(const Index (&shape)[4], DType dtype, Layout layout) {
         stride[0] = b, stride[1] = h, stride[2] = r, stride[3] = c;
     };
     switch (layout) {
-        case Layout::contiguous: break;
-        case Layout::blhe: set(rows * H * columns, columns, H * columns, 1); break;
+        case Layout::contiguous:
+            break;
+        case Layout::blhe:
+            set(rows * H * columns, columns, H * columns, 1);
+            break;
         case Layout::packed:
             set(rows * 3 * H * columns, columns, 3 * H * columns, 1);
             first = H * columns, elements *= 3;
@@ -168,8 +179,10 @@ inline Laid make_mask(const Case& c) {
         for (Index j = 0; j < shape[3]; ++j, ++i) {
             const bool hidden = blind || random() % 3 == 0;
             const double bias = static_cast<double>(random() % 65) / 16 - 2;
-            if (spec.kind == MaskKind::boolean) values.set(i, !hidden);
-            else values.set(i, hidden ? -std::numeric_limits<double>::infinity() : bias);
+            if (spec.kind == MaskKind::boolean)
+                values.set(i, !hidden);
+            else
+                values.set(i, hidden ? -std::numeric_limits<double>::infinity() : bias);
         }
     }
     Laid mask = laid_copy(values.view(), c.layout == Layout::expanded ? Layout::odd : c.layout);
@@ -184,8 +197,11 @@ inline Laid make_mask(const Case& c) {
 
 inline Inputs make_inputs(const Case& c) {
     const Qkv qkv = generate(c.generator, c.sizes, c.seed, c.dtype);
-    Inputs in{laid_copy(qkv.query, c.layout), laid_copy(qkv.key, c.layout),
-              laid_copy(qkv.value, c.layout), {}, {}};
+    Inputs in{laid_copy(qkv.query, c.layout),
+              laid_copy(qkv.key, c.layout),
+              laid_copy(qkv.value, c.layout),
+              {},
+              {}};
     in.options.causal = c.causal;
     in.options.scale = c.scale;
     if (c.mask.kind != MaskKind::none) {
@@ -210,10 +226,10 @@ inline bool small_scale() {
 namespace detail {
 
 /// Sizes around the tiles of every tier, and primes.
-inline constexpr Index edges[] = {1,  2,  3,  5,  7,  8,  9,  15, 16,  17,  31,  32,
-                                  33, 47, 63, 64, 65, 96, 97, 127, 128, 129, 255, 256, 257};
-inline constexpr Index head_dims[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 64, 65,
-                                      72, 80, 96, 127, 128, 129, 203, 256};
+inline constexpr Index edges[] = {1,  2,  3,  5,  7,  8,  9,   15,  16,  17,  31,  32, 33,
+                                  47, 63, 64, 65, 96, 97, 127, 128, 129, 255, 256, 257};
+inline constexpr Index head_dims[] = {1,  2,  3,  7,  8,  9,  15,  16,  17,  31,  32, 33,
+                                      40, 64, 65, 72, 80, 96, 127, 128, 129, 203, 256};
 
 /// Every size of `edges` for L and for S, every one of `head_dims` for E and for Ev, paired by a
 /// seeded shuffle, with all other properties drawn beside them.
@@ -269,22 +285,22 @@ inline const std::vector<Case>& cases() {
             return list.back();
         };
         //                              B  Hq H  L    S    E   Ev
-        add("one of everything",       {1, 1, 1, 1,   1,   1,  1});
-        add("plain",                   {2, 3, 3, 40,  50,  16, 16});
-        add("plain float16",           {2, 3, 3, 40,  50,  16, 16}).dtype = DType::float16;
-        add("plain bfloat16",          {2, 3, 3, 40,  50,  16, 16}).dtype = DType::bfloat16;
-        add("plain float64",           {2, 3, 3, 40,  50,  16, 16}).dtype = DType::float64;
-        add("causal",                  {1, 2, 2, 65,  65,  32, 32}).causal = Causal::upper_left;
-        add("causal wide",             {1, 2, 2, 33,  70,  32, 32}).causal = Causal::upper_left;
-        add("causal tall",             {1, 2, 2, 70,  33,  32, 32}).causal = Causal::upper_left;
-        add("lower right wide",        {1, 2, 2, 33,  70,  32, 32}).causal = Causal::lower_right;
-        add("lower right tall",        {1, 2, 2, 70,  33,  32, 32}).causal = Causal::lower_right;
-        add("decode",                  {3, 8, 2, 1,   257, 64, 64}).causal = Causal::lower_right;
-        add("decode many keys",        {1, 4, 1, 1,   4097, 64, 64});
-        add("one key head for all",    {2, 6, 1, 17,  31,  40, 24});
-        add("one key",                 {2, 2, 2, 9,   1,   64, 64});
-        add("wide values",             {1, 2, 2, 20,  20,  8,  203});
-        add("wide keys",               {1, 2, 2, 20,  20,  203, 8});
+        add("one of everything", {1, 1, 1, 1, 1, 1, 1});
+        add("plain", {2, 3, 3, 40, 50, 16, 16});
+        add("plain float16", {2, 3, 3, 40, 50, 16, 16}).dtype = DType::float16;
+        add("plain bfloat16", {2, 3, 3, 40, 50, 16, 16}).dtype = DType::bfloat16;
+        add("plain float64", {2, 3, 3, 40, 50, 16, 16}).dtype = DType::float64;
+        add("causal", {1, 2, 2, 65, 65, 32, 32}).causal = Causal::upper_left;
+        add("causal wide", {1, 2, 2, 33, 70, 32, 32}).causal = Causal::upper_left;
+        add("causal tall", {1, 2, 2, 70, 33, 32, 32}).causal = Causal::upper_left;
+        add("lower right wide", {1, 2, 2, 33, 70, 32, 32}).causal = Causal::lower_right;
+        add("lower right tall", {1, 2, 2, 70, 33, 32, 32}).causal = Causal::lower_right;
+        add("decode", {3, 8, 2, 1, 257, 64, 64}).causal = Causal::lower_right;
+        add("decode many keys", {1, 4, 1, 1, 4097, 64, 64});
+        add("one key head for all", {2, 6, 1, 17, 31, 40, 24});
+        add("one key", {2, 2, 2, 9, 1, 64, 64});
+        add("wide values", {1, 2, 2, 20, 20, 8, 203});
+        add("wide keys", {1, 2, 2, 20, 20, 203, 8});
         Case& masked = add("boolean mask with grouped heads", {2, 6, 2, 33, 47, 24, 24});
         masked.mask.kind = MaskKind::boolean;
         Case& additive = add("additive mask and causal", {2, 4, 4, 64, 65, 32, 32});
@@ -298,8 +314,7 @@ inline const std::vector<Case>& cases() {
             c.dtype = DType::float16;
         }
         detail::add_paired(list, small_scale() ? 1 : 6);
-        if (small_scale())
-            std::erase_if(list, [](const Case& c) { return flops(c.sizes) > 1e6; });
+        if (small_scale()) std::erase_if(list, [](const Case& c) { return flops(c.sizes) > 1e6; });
 
         const auto bench = [&](const char* name, Sizes sizes, Causal causal, bool also_quick) {
             Case& c = add(name, sizes);
@@ -308,12 +323,12 @@ inline const std::vector<Case>& cases() {
             c.bench = true;
         };
         //                              B  Hq  H   L     S     E    Ev
-        bench("seed 64",               {4, 8,  8,  64,   64,   64,  64}, Causal::none, true);
-        bench("seed 128",              {4, 8,  8,  128,  128,  128, 128}, Causal::none, false);
-        bench("encoder 512",           {2, 8,  8,  512,  512,  64,  64}, Causal::none, false);
-        bench("causal 1024",           {1, 8,  8,  1024, 1024, 64,  64}, Causal::upper_left, false);
-        bench("prefill 2048 gqa",      {1, 8,  2,  2048, 2048, 128, 128}, Causal::upper_left, false);
-        bench("decode 4096 gqa",       {4, 32, 8,  1,    4096, 128, 128}, Causal::lower_right, false);
+        bench("seed 64", {4, 8, 8, 64, 64, 64, 64}, Causal::none, true);
+        bench("seed 128", {4, 8, 8, 128, 128, 128, 128}, Causal::none, false);
+        bench("encoder 512", {2, 8, 8, 512, 512, 64, 64}, Causal::none, false);
+        bench("causal 1024", {1, 8, 8, 1024, 1024, 64, 64}, Causal::upper_left, false);
+        bench("prefill 2048 gqa", {1, 8, 2, 2048, 2048, 128, 128}, Causal::upper_left, false);
+        bench("decode 4096 gqa", {4, 32, 8, 1, 4096, 128, 128}, Causal::lower_right, false);
         return list;
     }();
     return all;

@@ -14,6 +14,9 @@
 
 namespace attn::testing {
 
+inline constexpr double inf = std::numeric_limits<double>::infinity();
+inline constexpr double NaN = std::numeric_limits<double>::quiet_NaN();
+
 inline std::string environment(const char* name) {
     const char* value = std::getenv(name);
     return value ? value : "";
@@ -33,9 +36,12 @@ inline std::vector<const Tier*> tiers_under_test() {
             continue;
         }
         const std::string why = std::string(tier->name) + ": " + can.reason;
-        if (environment("ATTN_REQUIRE_GPU") == "1") FAIL_CHECK("cannot run " << why);
-        else if (!wanted.empty()) std::printf("ATTN-SKIP: %s\n", why.c_str());
-        else MESSAGE("not run: " << why);
+        if (environment("ATTN_REQUIRE_GPU") == "1")
+            FAIL_CHECK("cannot run " << why);
+        else if (!wanted.empty())
+            std::printf("ATTN-SKIP: %s\n", why.c_str());
+        else
+            MESSAGE("not run: " << why);
     }
     return list;
 }
@@ -73,8 +79,8 @@ struct Output {
 struct Setting {
     Layout layout = Layout::contiguous;  ///< of the outputs
     int threads = 0;
-    unsigned char poison = 0xff;         ///< fills outputs and scratch before
-    bool own_scratch = true;             ///< false: the library finds its own
+    unsigned char poison = 0xff;  ///< fills outputs and scratch before
+    bool own_scratch = true;      ///< false: the library finds its own
 };
 
 /// True if all bytes of `memory` outside of the elements of `view` still are `poison`.
@@ -116,12 +122,14 @@ inline Output run(const Tier& tier, const TensorView& query, const TensorView& k
     }
     scaled_dot_product_attention(query, key, value, to.out.view, options, execution);
 
-    CHECK_MESSAGE(margins_untouched(to.out, setting.poison), tier.name << " wrote around out");
+    CHECK_MESSAGE(margins_untouched(to.out, setting.poison), std::string(tier.name)
+                                                                 << " wrote around out");
     CHECK_MESSAGE(margins_untouched(to.logsumexp, setting.poison),
-                  tier.name << " wrote around logsumexp");
+                  std::string(tier.name) << " wrote around logsumexp");
     const unsigned char* end = static_cast<const unsigned char*>(scratch.data()) + bytes;
     for (Index i = 0; i < (scratch.rank() ? margin : 0); ++i)
-        CHECK_MESSAGE(end[i] == setting.poison, tier.name << " wrote past its scratch");
+        CHECK_MESSAGE(end[i] == setting.poison, std::string(tier.name)
+                                                    << " wrote past its scratch");
     return to;
 }
 
@@ -129,14 +137,14 @@ inline Output run(const Tier& tier, const TensorView& query, const TensorView& k
 inline Output run(const Tier& tier, const Inputs& in, Setting setting = {}) {
     const auto copy = [](const Laid& laid) {
         const char* memory = static_cast<const char*>(laid.memory.data());
-        return std::vector<char>(memory, memory + laid.memory.bytes());
+        return std::vector<char>(memory, memory + (memory ? laid.memory.bytes() : 0));
     };
     const auto query = copy(in.query), key = copy(in.key), value = copy(in.value);
     const auto mask = copy(in.mask);
     Output to = run(tier, in.query.view, in.key.view, in.value.view, in.options, setting);
     CHECK_MESSAGE((copy(in.query) == query && copy(in.key) == key && copy(in.value) == value &&
                    copy(in.mask) == mask),
-                  tier.name << " changed its inputs");
+                  std::string(tier.name) << " changed its inputs");
     return to;
 }
 
@@ -144,10 +152,10 @@ inline Output run(const Tier& tier, const Inputs& in, Setting setting = {}) {
 inline void expect_right(const Tier& tier, const Output& got, const Reference& want) {
     const double weight_error = weight_error_of(tier, want.dtype);
     const Verdict out = judge(got.out.view, want, weight_error);
-    CHECK_MESSAGE(out.ok(), tier.name << " out: " << text_of(out));
+    CHECK_MESSAGE(out.ok(), std::string(tier.name) << " out: " << text_of(out));
     if (!tier.limits.logsumexp) return;
     const Verdict lse = judge_logsumexp(got.logsumexp.view, want, weight_error);
-    CHECK_MESSAGE(lse.ok(), tier.name << " logsumexp: " << text_of(lse));
+    CHECK_MESSAGE(lse.ok(), std::string(tier.name) << " logsumexp: " << text_of(lse));
 }
 
 /// \brief The elements of a view, widened, row-major.
@@ -171,10 +179,11 @@ inline Index first_difference(const TensorView& a, const TensorView& b) {
 
 /// \brief Out and logsumexp of two runs are equal bit for bit.
 inline void expect_same_bits(const Tier& tier, const Output& a, const Output& b) {
-    CHECK_MESSAGE(first_difference(a.out.view, b.out.view) == -1, tier.name << ": out differs");
+    CHECK_MESSAGE(first_difference(a.out.view, b.out.view) == -1, std::string(tier.name)
+                                                                      << ": out differs");
     if (tier.limits.logsumexp)
         CHECK_MESSAGE(first_difference(a.logsumexp.view, b.logsumexp.view) == -1,
-                      tier.name << ": logsumexp differs");
+                      std::string(tier.name) << ": logsumexp differs");
 }
 
 /// \brief Elements begin .. end - 1 of an axis.

@@ -1,6 +1,6 @@
 /// \file
 /// \brief float16 and bfloat16, exhaustively: every value, and every neighbourhood of a midpoint.
-#include <attn/attn.hpp>
+#include <attn/tensor.hpp>
 
 #include <doctest/doctest.h>
 
@@ -26,7 +26,8 @@ double defined_value(std::uint16_t bits, Format f) {
         return fraction ? std::numeric_limits<double>::quiet_NaN()
                         : sign * std::numeric_limits<double>::infinity();
     if (exponent == 0) return sign * std::ldexp(fraction, 1 - f.bias - f.fraction_bits);
-    return sign * std::ldexp(fraction + (1 << f.fraction_bits), exponent - f.bias - f.fraction_bits);
+    return sign *
+           std::ldexp(fraction + (1 << f.fraction_bits), exponent - f.bias - f.fraction_bits);
 }
 
 template <class Half>
@@ -56,8 +57,8 @@ void check_rounding(Format f, std::uint16_t infinity) {
         const auto b = static_cast<std::uint16_t>(a + 1);
         const double low = defined_value(a, f);
         // Beyond the largest finite value the format goes on as if it had one more binade.
-        const double high = b == infinity ? low + (low - defined_value(a - 1, f))
-                                          : defined_value(b, f);
+        const double high =
+            b == infinity ? low + (low - defined_value(a - 1, f)) : defined_value(b, f);
         const float middle = static_cast<float>((low + high) / 2);
         CAPTURE(a);
         if (static_cast<double>(middle) != (low + high) / 2) {
@@ -85,8 +86,8 @@ void check_nan() {
     int wrong = 0;
     for (std::uint32_t sign : {0u, 0x80000000u})
         for (std::uint32_t fraction = 1; fraction < 0x800000u; fraction += 997)  // also small ones
-            if (!std::isnan(static_cast<float>(Half(std::bit_cast<float>(sign | 0x7f800000u |
-                                                                        fraction)))))
+            if (!std::isnan(
+                    static_cast<float>(Half(std::bit_cast<float>(sign | 0x7f800000u | fraction)))))
                 ++wrong;
     CHECK(wrong == 0);
 }
@@ -122,7 +123,9 @@ TEST_CASE("the tensor reads back what was set and rounds once to its dtype") {
         CHECK(t.get(5) == 0);
         CHECK(t.bytes() == 6 * size_of(dtype));
         // Just above the midpoint of 1 and its successor: through float it would look like a tie.
-        const double ulp = dtype == DType::float16 ? 0x1p-10 : dtype == DType::bfloat16 ? 0x1p-7 : 0;
+        const double ulp = dtype == DType::float16    ? 0x1p-10
+                           : dtype == DType::bfloat16 ? 0x1p-7
+                                                      : 0;
         if (ulp == 0) continue;
         t.set(0, 1 + ulp / 2 + 0x1p-40);
         CHECK(t.get(0) == 1 + ulp);

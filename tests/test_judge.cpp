@@ -7,9 +7,6 @@ using namespace attn::testing;
 
 namespace {
 
-constexpr double inf = std::numeric_limits<double>::infinity();
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-
 /// A reference of one head with L rows of Ev = 1, and A = W = 0, so that only half an ulp is left.
 Reference only_rounding(DType dtype, std::vector<long double> out) {
     Reference r;
@@ -78,20 +75,20 @@ TEST_CASE("the judge takes the ulp from the larger of result and reference") {
 
 TEST_CASE("the judge refuses NaN and misplaced infinities") {
     for (DType dtype : {DType::float64, DType::float32, DType::float16, DType::bfloat16}) {
-        CHECK_FALSE(accepts(dtype, nan, 1));
-        CHECK_FALSE(accepts(dtype, 1, nan));
+        CHECK_FALSE(accepts(dtype, NaN, 1));
+        CHECK_FALSE(accepts(dtype, 1, NaN));
         CHECK_FALSE(accepts(dtype, inf, 1));
         CHECK_FALSE(accepts(dtype, 1, inf));
         CHECK_FALSE(accepts(dtype, inf, -inf));
-        CHECK_FALSE(accepts(dtype, nan, inf));
-        CHECK_FALSE(accepts(dtype, inf, nan));
+        CHECK_FALSE(accepts(dtype, NaN, inf));
+        CHECK_FALSE(accepts(dtype, inf, NaN));
         CHECK(accepts(dtype, inf, inf));
         CHECK(accepts(dtype, -inf, -inf));
-        CHECK(accepts(dtype, nan, nan));
+        CHECK(accepts(dtype, NaN, NaN));
     }
     Reference wide = only_rounding(DType::float32, {1});
     for (double& w : wide.value_size) w = inf;  // no bound, however wide, lets NaN through
-    CHECK_FALSE(judge(one(DType::float32, nan).view(), wide).ok());
+    CHECK_FALSE(judge(one(DType::float32, NaN).view(), wide).ok());
 }
 
 TEST_CASE("the judge finds NaN wherever it stands") {
@@ -100,7 +97,7 @@ TEST_CASE("the judge finds NaN wherever it stands") {
         Tensor got({1, 1, 9, 1});
         for (Index i = 0; i < 9; ++i) got.set(i, 1);
         got.set(3, 1.5);
-        got.set(at, nan);
+        got.set(at, NaN);
         const Verdict verdict = judge(got.view(), want);
         CHECK_FALSE(verdict.ok());
         CHECK(verdict.nans == 1);

@@ -14,7 +14,7 @@ using namespace attn;
 namespace {
 
 constexpr double inf = std::numeric_limits<double>::infinity();
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+constexpr double NaN = std::numeric_limits<double>::quiet_NaN();
 
 /// State after all scores, one at a time.
 template <class Real>
@@ -30,8 +30,7 @@ RowState<Real> after(const std::vector<Real>& scores) {
 std::vector<double> random_scores(std::mt19937_64& random, double spread) {
     std::vector<double> scores(1 + random() % 9);
     for (double& s : scores)
-        s = random() % 5 == 0 ? -inf
-                              : (static_cast<double>(random() % 2001) / 1000 - 1) * spread;
+        s = random() % 5 == 0 ? -inf : (static_cast<double>(random() % 2001) / 1000 - 1) * spread;
     return scores;
 }
 
@@ -91,13 +90,13 @@ TEST_CASE("the weight of a hidden score is 0 even before anything was seen") {
 }
 
 TEST_CASE("the row state never loses a NaN") {
-    CHECK(std::isnan(larger(nan, 1.0)));
-    CHECK(std::isnan(larger(1.0, nan)));
-    CHECK(std::isnan(larger(-inf, nan)));
+    CHECK(std::isnan(larger(NaN, 1.0)));
+    CHECK(std::isnan(larger(1.0, NaN)));
+    CHECK(std::isnan(larger(-inf, NaN)));
     CHECK(larger(-inf, 2.0) == 2);
     CHECK(larger(2.0, -inf) == 2);
     for (const auto& scores : std::vector<std::vector<double>>{
-             {nan}, {nan, 1}, {1, nan}, {-inf, nan}, {nan, -inf}, {1, nan, 2}, {inf}, {inf, 0}}) {
+             {NaN}, {NaN, 1}, {1, NaN}, {-inf, NaN}, {NaN, -inf}, {1, NaN, 2}, {inf}, {inf, 0}}) {
         const RowState<double> row = after(scores);
         CHECK(std::isnan(row.sum));
         CHECK(std::isnan(row.normalizer()));
@@ -109,7 +108,8 @@ TEST_CASE("the merge of two halves equals the whole") {
     std::mt19937_64 random(1);
     for (double spread : {0.0, 1.0, 30.0, 2000.0}) {
         for (int repeat = 0; repeat < 200; ++repeat) {
-            const auto first = random_scores(random, spread), second = random_scores(random, spread);
+            const auto first = random_scores(random, spread),
+                       second = random_scores(random, spread);
             auto all = first;
             all.insert(all.end(), second.begin(), second.end());
             const RowState<double> a = after(first), b = after(second), whole = after(all);

@@ -41,13 +41,14 @@ function(attn_add_isa_file target file)
     # Own options instead of the target's: an -O0 copy would leak std:: functions compiled for a
     # large instruction set into the whole program, where an older machine would execute them.
     target_compile_options(${object} PRIVATE ${ATTN_ISA_FLAGS_${isa}} -Wall -Wextra -fno-math-errno
-      -Wno-maybe-uninitialized -Wno-uninitialized
+      "$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized;-Wno-uninitialized>"
       ${extra} -ffp-contract=fast $<$<CONFIG:Debug>:-O2> $<$<BOOL:${ATTN_WERROR}>:-Werror>)
     target_compile_definitions(${object} PRIVATE ATTN_ISA=${isa} ATTN_ISA_${isa}=1 Eigen=Eigen_${isa})
     target_include_directories(${object} PRIVATE ${PROJECT_SOURCE_DIR}/lib/include
       ${PROJECT_SOURCE_DIR}/lib/src ${PROJECT_SOURCE_DIR}/cpu)
     target_link_libraries(${object} PRIVATE Eigen3::Eigen xsimd OpenMP::OpenMP_CXX)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${object}>)
+    set_property(GLOBAL APPEND PROPERTY ATTN_ISA_OBJECTS $<TARGET_OBJECTS:${object}>)
   endforeach()
 endfunction()
 

@@ -23,6 +23,12 @@ Isa without_dot(Isa isa) {
 }
 
 #if defined(__x86_64__)
+/// clang 14's __builtin_cpu_supports does not know "f16c".
+bool has_f16c() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
 /// CPUID leaf 7, subleaf 1, EAX bit 4. (GCC 12's __builtin_cpu_supports does not know the name.)
 bool has_avxvnni() {
     unsigned a = 0, b = 0, c = 0, d = 0;
@@ -68,7 +74,7 @@ bool supports(Isa isa) {
 #if defined(__x86_64__)
     // libgcc also asks whether the operating system saves the wide registers.
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                      __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+                      __builtin_cpu_supports("bmi2") && has_f16c();
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");

@@ -23,10 +23,17 @@ double element(const TensorView& view, Index offset) {
 
 /// Calls visit(offset) for every element in row-major order.
 template <class Visit>
-void each_offset(const TensorView& view, Visit&& visit, int axis = 0, Index offset = 0) {
-    if (axis == view.rank) return visit(offset);
-    for (Index i = 0; i < view.shape[axis]; ++i)
-        each_offset(view, visit, axis + 1, offset + i * view.stride[axis]);
+void each_offset(const TensorView& view, Visit&& visit) {
+    Index at[max_rank] = {}, offset = 0;
+    for (Index left = view.size(); left > 0; --left) {
+        visit(offset);
+        for (int axis = view.rank - 1; axis >= 0; --axis) {  // one step, carried like an odometer
+            offset += view.stride[axis];
+            if (++at[axis] < view.shape[axis]) break;
+            offset -= view.stride[axis] * view.shape[axis];
+            at[axis] = 0;
+        }
+    }
 }
 
 std::vector<double> elements(const TensorView& view) {

@@ -2,6 +2,8 @@
 #include <attn/tensor.hpp>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -153,13 +155,27 @@ double Tensor::get(Index i) const {
     });
 }
 
+namespace {
+/// To float by rounding to odd: a result that is not exact gets an odd last bit, so that it is
+/// never taken for a tie when it is rounded again, to 16 bits.
+float to_odd_float(double value) {
+    const float nearest = static_cast<float>(value);
+    const bool inexact = std::isfinite(nearest) && static_cast<double>(nearest) != value;
+    if (!inexact || std::bit_cast<std::uint32_t>(nearest) % 2 == 1) return nearest;
+    return std::nextafter(nearest, static_cast<double>(nearest) < value ? HUGE_VALF : -HUGE_VALF);
+}
+}  // namespace
+
 void Tensor::set(Index i, double value) {
     if (dtype() == DType::boolean) {
         static_cast<std::uint8_t*>(view_.data)[i] = value != 0;
         return;
     }
     visit_float(dtype(), [&]<class T>(T) {
-        static_cast<T*>(view_.data)[i] = T(static_cast<Compute<T>>(value));
+        if constexpr (sizeof(T) == 2)
+            static_cast<T*>(view_.data)[i] = T(to_odd_float(value));
+        else
+            static_cast<T*>(view_.data)[i] = static_cast<T>(value);
     });
 }
 

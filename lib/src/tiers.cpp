@@ -22,12 +22,13 @@ constexpr Tier place(Tier tier, DeviceKind device, const char* name, const char*
 #ifndef ATTN_HAVE_CUDA
 /// GPU tiers stay in the ladder of a build without CUDA, so that lists, docs and tests look the
 /// same on every machine.
-constexpr Tier not_built{.available =
-                             [] {
-                                 return Availability{false, "built without CUDA"};
-                             },
-                         .scratch_bytes = [](const Problem&) { return std::size_t{0}; },
-                         .run = [](const Problem&) {}};
+[[maybe_unused]] constexpr Tier not_built{
+    .available =
+        [] {
+            return Availability{false, "built without CUDA"};
+        },
+    .scratch_bytes = [](const Problem&) { return std::size_t{0}; },
+    .run = [](const Problem&) {}};
 #endif
 
 }  // namespace

@@ -98,6 +98,9 @@ struct Accuracy {
     double weight_error_f16 = 0;   ///< float16 inputs: plus weights rounded to 16 bits
     double weight_error_bf16 = 0;  ///< bfloat16 inputs
     bool quantized = false;        ///< judged by the quantized criteria instead
+    /// Takes float32 numbers below 2^-126 for 0, in tensors and in between: an absolute error of
+    /// that size, for which speed does not depend on the data.
+    bool flushes_denormals = false;
 };
 
 /// \brief Can this tier run on this machine?

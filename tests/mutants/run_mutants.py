@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Builds wrong programs and expects the tests to notice each: the tests of the tests.
+
+    tests/mutants/run_mutants.py                  # all, in build/mutants
+    tests/mutants/run_mutants.py "no rescale"     # those whose name or file contains the words
+    tests/mutants/run_mutants.py --list
+
+The tracked files are copied to a folder of their own and built there; then each mutant of
+mutants.toml is applied alone, built incrementally, tested in small scale on the tier it belongs to,
+and undone. Fails if the tests fail without a mutant, if a mutant survives, or if a text to be
+replaced does not stand in its file exactly once. Needs Python 3.11, cmake and ninja.
+"""
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SECONDS = 120  # a mutant that hangs is noticed as well
+
+
+def copy_tree(to):
+    """Copies tracked and new files, leaving alone those that have not changed: ninja looks at times."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True,
+                            capture_output=True, text=True).stdout.splitlines()
+    wanted = {name for name in listed if (ROOT / name).is_file()}
+    for name in wanted:
+        source, target = ROOT / name, to / name
+        if target.exists() and target.read_bytes() == source.read_bytes():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    for target in [path for path in to.rglob("*") if path.is_file()]:
+        if str(target.relative_to(to)) not in wanted:
+            target.unlink()
+
+
+def run(command, **options):
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace", **options)
+
+
+def build(folder, jobs):
+    return run(["ninja", "-C", str(folder), f"-j{jobs}", "attn_tests"])
+
+
+def test(program, tier):
+    """Returns whether the tests failed, and the names of the test cases that did."""
+    environment = dict(os.environ, ATTN_TEST_SCALE="small", OMP_NUM_THREADS="2")
+    try:
+        done = run([program, f"--tier={tier}", "--no-colors=true", "--abort-after=200"],
+                   env=environment, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return True, ["(did not end)"]
+    killers = []
+    for block in done.stdout.split("=" * 79):
+        name = re.search(r"^TEST CASE:  (.*)$", block, re.M)
+        if name and "ERROR" in block and name[1] not in killers:
+            killers.append(name[1])
+    return done.returncode != 0, killers
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="?", default="", help="only mutants with this in name or file")
+    parser.add_argument("--list", action="store_true", help="show the mutants and stop")
+    parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "build" / "mutants")
+    parser.add_argument("-j", dest="jobs", type=int, default=2, help="compilations at once")
+    arguments = parser.parse_args()
+
+    mutants = tomllib.loads((ROOT / "tests/mutants/mutants.toml").read_text())["mutant"]
+    mutants = [m for m in mutants if arguments.words in m["name"] or arguments.words in m["file"]]
+    if arguments.list:
+        for m in mutants:
+            print(f'{m["name"]:32} {m["file"]:34} {m["models"]}')
+        return 0
+    if not mutants:
+        sys.exit(f"no mutant has '{arguments.words}' in its name or file")
+    misplaced = [m for m in mutants if (ROOT / m["file"]).read_text().count(m["find"]) != 1]
+    for m in misplaced:
+        print(f'MISPLACED  {m["name"]}: its text does not stand in {m["file"]} exactly once')
+
+    began = time.monotonic()
+    tree, folder = arguments.folder / "tree", arguments.folder / "build"
+    tree.mkdir(parents=True, exist_ok=True)
+    copy_tree(tree)
+    configured = run(["cmake", "-S", str(tree), "-B", str(folder), "-G", "Ninja",
+                      "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+                      "-DATTN_CUDA=OFF", "-DATTN_CLI=OFF", "-DATTN_BENCH=OFF"])
+    built = build(folder, arguments.jobs) if configured.returncode == 0 else configured
+    if built.returncode != 0:
+        sys.exit(built.stdout[-3000:] + "\nthe program does not build without a mutant")
+    program = folder / "tests" / "attn_tests"
+    for tier in sorted({m["tier"] for m in mutants}):
+        failed, names = test(program, tier)
+        if failed:
+            sys.exit(f"without a mutant, tier {tier} fails: " + "; ".join(names))
+    print(f"the tests pass without a mutant ({time.monotonic() - began:.0f} s)", flush=True)
+
+    survivors = []
+
+    def judge(mutant, mutated):
+        failed, killers = test(mutated, mutant["tier"])
+        mutated.unlink()
+        if not failed:
+            survivors.append(mutant["name"])
+        verdict = "killed  " if failed else "SURVIVED"
+        print(f'{verdict}  {mutant["name"]} ({mutant["file"]}): '
+              + (f"{len(killers)} test cases, among them '{killers[0]}'" if killers else
+                 "the program ended abnormally" if failed else mutant["models"]), flush=True)
+
+    with ThreadPoolExecutor(1) as tester:  # tests of one mutant beside the build of the next
+        for number, mutant in enumerate(mutants):
+            if mutant in misplaced:
+                continue
+            path = tree / mutant["file"]
+            original = path.read_text()
+            path.write_text(original.replace(mutant["find"], mutant["replace"]))
+            built = build(folder, arguments.jobs)
+            path.write_text(original)
+            if built.returncode != 0:
+                print(built.stdout[-2000:])
+                survivors.append(mutant["name"])
+                print(f'NOT BUILT {mutant["name"]}: a mutant must compile', flush=True)
+                continue
+            mutated = folder / f"mutant_{number}"
+            shutil.copy(program, mutated)
+            tester.submit(judge, mutant, mutated)
+    killed = len(mutants) - len(misplaced) - len(survivors)
+    print(f"{killed} of {len(mutants)} mutants killed in {time.monotonic() - began:.0f} s")
+    return 1 if survivors or misplaced else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
