@@ -21,6 +21,7 @@ const Tier tier_int8 = {
                  .weight_error_f16 = 0x1p-21,
                  .weight_error_bf16 = 0x1p-21,
                  .quantized = true,
+                 .quantized_values = true,
                  .flushes_denormals = true},
     .available = always_available,
     .scratch_bytes = [](const Problem& p) { return int8_scratch_bytes(p, Int8Values::int8); },

@@ -83,36 +83,6 @@ template <int Vectors = 1, class F>
             scratch.sum + lane};
 }
 
-/// \brief Reads, scales and transposes the queries; lanes without a row hold zeros.
-void load_queries(const Problem& p, const SimdTask& task, const RowMap& map,
-                  const TileScratch& scratch) {
-    const float scale = static_cast<float>(p.scale);
-    const TensorView& from = p.query;
-    for (int lane = 0; lane < map.rows; lane += panel_lanes) {
-        const Index lanes = vectors_at(map, lane) * width;
-        float* const panel = panel_at(p, scratch, lane).query;  // (E, lanes)
-        for (Index r = 0; r < lanes; r += 4) {
-            for (Index n = 0; n < 4; ++n) {
-                float* const line = scratch.line + n * scratch.line_stride;
-                const Index row = lane + r + n;
-                const bool used = row < map.rows;
-                if (used)
-                    widen_row(p.dtype, from.data,
-                              task.b * from.stride[0] + map.head[row] * from.stride[1] +
-                                  map.query[row] * from.stride[2],
-                              from.stride[3], p.E, line);
-                for (Index e = 0; e < p.E; ++e) line[e] = used ? line[e] * scale : 0.0f;
-            }
-            Index e = 0;
-            for (; e + 4 <= p.E; e += 4)
-                transpose_4x4(scratch.line + e, scratch.line_stride, panel + e * lanes + r, lanes);
-            for (; e < p.E; ++e)
-                for (Index n = 0; n < 4; ++n)
-                    panel[e * lanes + r + n] = scratch.line[n * scratch.line_stride + e];
-        }
-    }
-}
-
 /// \brief `keys` rows of keys or values as float32 with unit stride: in place if they are so in
 ///        memory, otherwise copied and widened to `copy`, (keys, columns), once for all panels.
 void fetch_rows(const Problem& p, const SimdTask& task, const TensorView& from, Index columns,

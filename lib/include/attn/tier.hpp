@@ -94,10 +94,11 @@ struct Limits {
 /// \brief Rounding steps that a tier adds to exact arithmetic in its compute type, relative to the
 ///        weights: the judge widens its bound by `weight_error * sum_j p_j |v_j|`.
 struct Accuracy {
-    double weight_error = 0;       ///< float32 and float64 inputs: fast exp, split operands
-    double weight_error_f16 = 0;   ///< float16 inputs: plus weights rounded to 16 bits
-    double weight_error_bf16 = 0;  ///< bfloat16 inputs
-    bool quantized = false;        ///< judged by the quantized criteria instead
+    double weight_error = 0;        ///< float32 and float64 inputs: fast exp, split operands
+    double weight_error_f16 = 0;    ///< float16 inputs: plus weights rounded to 16 bits
+    double weight_error_bf16 = 0;   ///< bfloat16 inputs
+    bool quantized = false;         ///< scores from 8-bit queries and keys: `Allowance`
+    bool quantized_values = false;  ///< 8-bit weights and values as well
     /// Takes float32 numbers below 2^-126 for 0, in tensors and in between: an absolute error of
     /// that size, for which speed does not depend on the data.
     bool flushes_denormals = false;
