@@ -3,10 +3,12 @@
 ///
 /// Three steps, each shared among the threads: the keys of every head are measured, then keys (and
 /// values) become integers, then tiles of 64 queries visit them. Rows that meet a number without an
-/// integer (NaN, infinity, beyond 2^40) are computed by the kernel of the tier `online`.
+/// integer (NaN, infinity, beyond 2^40) are computed by the kernel of the tier `online`; heads
+/// whose error is above the caller's limit, if he gave one, by the tier `simd`.
 #include "int8_run.hpp"
 
 #include "flush_denormals.hpp"
+#include "int8_error.hpp"
 #include "online.hpp"
 #include "saturate.hpp"
 #include "threads.hpp"
@@ -64,10 +66,34 @@ struct Plan {
     Index blocks;  // of 256 keys, per head
     int threads;
     Saturating head_bytes, thread_bytes;
+    std::size_t sample_bytes, exact_bytes;  // of a thread, of a head; 0 without a limit
 };
 
 Saturating whole_lines(Saturating bytes) {
     return bytes + Saturating{(64 - bytes.count % 64) % 64};
+}
+
+/// One head with the query heads that share its integers, as a problem of its own.
+Problem head_of(const Problem& p, Index group, Index n) {
+    const Index heads = p.Hq / group, b = n / heads, h = n % heads * group;
+    Problem one = p;
+    const auto move = [b](auto& view, Index head) {
+        if (view.rank == 0) return;
+        const Index offset = b * view.stride[0] + head * view.stride[1];
+        using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(view.data)>>,
+                                        const std::byte, std::byte>;
+        view.data =
+            static_cast<Byte*>(view.data) + offset * static_cast<Index>(size_of(view.dtype));
+    };
+    one.B = one.H = 1;
+    one.Hq = group;
+    move(one.query, h);
+    move(one.key, p.key_head(h));
+    move(one.value, p.key_head(h));
+    move(one.out, h);
+    move(one.logsumexp, h);
+    move(one.mask, h);
+    return one;
 }
 
 Plan make_plan(const Problem& p, Int8Values values, const Int8Kernels& kernel) {
@@ -84,31 +110,43 @@ Plan make_plan(const Problem& p, Int8Values values, const Int8Kernels& kernel) {
     plan.thread_bytes =
         whole_lines(counted(kernel.scratch_floats(p, values)) * Saturating{sizeof(float)}) +
         whole_lines({OnlineScratch<float>::bytes(p)});
+    if (p.max_relative_error > 0 && plan.heads > 0) {
+        Problem one = head_of(p, plan.group, 0);
+        one.threads = plan.threads;
+        plan.sample_bytes = sample_bytes(one);
+        plan.exact_bytes = tier_simd.scratch_bytes(one);
+    }
     return plan;
 }
 
-/// One head with the query heads that share its integers, as a problem of its own.
-Problem head_of(const Problem& p, const Plan& plan, Index n) {
-    const Index heads = p.Hq / plan.group, b = n / heads, h = n % heads * plan.group;
-    Problem one = p;
-    const auto move = [b](auto& view, Index head) {
-        if (view.rank == 0) return;
-        const Index offset = b * view.stride[0] + head * view.stride[1];
-        using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(view.data)>>,
-                                        const std::byte, std::byte>;
-        view.data =
-            static_cast<Byte*>(view.data) + offset * static_cast<Index>(size_of(view.dtype));
-    };
-    one.B = one.H = 1;
-    one.Hq = plan.group;
-    move(one.query, h);
-    move(one.key, p.key_head(h));
-    move(one.value, p.key_head(h));
-    move(one.out, h);
-    move(one.logsumexp, h);
-    move(one.mask, h);
-    return one;
+/// What `keep_limit` needs: a flag for each head, the samples of all threads, one exact head.
+Saturating limit_bytes(const Plan& plan) {
+    if (plan.sample_bytes == 0) return {0};
+    return whole_lines(counted(plan.heads)) +
+           counted(plan.threads) * Saturating{plan.sample_bytes} + Saturating{plan.exact_bytes};
 }
+
+//! [limit]
+/// Computes the heads whose error is above the limit once more, by the tier `simd`.
+void keep_limit(const Problem& p, const Plan& plan, std::byte* memory) {
+    std::byte* const above = memory;  // (heads)
+    std::byte* const samples = above + whole_lines(counted(plan.heads)).count;
+    std::byte* const exact = samples + static_cast<std::size_t>(plan.threads) * plan.sample_bytes;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(plan.threads)
+    for (Index head = 0; head < plan.heads; ++head) {
+        std::byte* const own =
+            samples + static_cast<std::size_t>(omp_get_thread_num()) * plan.sample_bytes;
+        above[head] = std::byte{exceeds(head_of(p, plan.group, head), p.max_relative_error, own)};
+    }
+    for (Index head = 0; head < plan.heads; ++head) {
+        if (above[head] == std::byte{0}) continue;
+        Problem one = head_of(p, plan.group, head);
+        one.threads = plan.threads;
+        one.scratch = {exact, plan.exact_bytes};
+        tier_simd.run(one);
+    }
+}
+//! [limit]
 
 /// Rows of a task, one bit each, in floating point.
 void run_rows(const Problem& p, const SimdTask& task, std::uint64_t rows, std::byte* memory) {
@@ -126,7 +164,8 @@ void run_rows(const Problem& p, const SimdTask& task, std::uint64_t rows, std::b
 
 std::size_t int8_scratch_bytes(const Problem& p, Int8Values values) {
     const Plan plan = make_plan(p, values, kernels());
-    return (counted(plan.heads) * plan.head_bytes + counted(plan.threads) * plan.thread_bytes)
+    return (counted(plan.heads) * plan.head_bytes + counted(plan.threads) * plan.thread_bytes +
+            limit_bytes(plan))
         .count;
 }
 
@@ -155,21 +194,22 @@ void int8_run(const Problem& p, Int8Values values) {
         for (Index t = 0; t < blocks; ++t) {
             const FlushDenormals flush;
             const Index head = t / plan.blocks;
-            kernel.measure(head_of(p, plan, head), integers_of(head), t % plan.blocks, memory);
+            kernel.measure(head_of(p, plan.group, head), integers_of(head), t % plan.blocks,
+                           memory);
         }
 #pragma omp for schedule(dynamic, 1)
         for (Index t = 0; t < blocks; ++t) {
             const FlushDenormals flush;
             const Index head = t / plan.blocks;
-            kernel.quantize(head_of(p, plan, head), values, integers_of(head), t % plan.blocks,
-                            memory);
+            kernel.quantize(head_of(p, plan.group, head), values, integers_of(head),
+                            t % plan.blocks, memory);
         }
         // Tiles of a head are neighbours, so its keys and values stay in the cache; with a causal
         // rule the last tiles see most keys and begin.
 #pragma omp for schedule(dynamic, 1)
         for (Index t = 0; t < plan.heads * plan.tiles; ++t) {
             const Index head = t / plan.tiles;
-            const Problem one = head_of(p, plan, head);
+            const Problem one = head_of(p, plan.group, head);
             SimdTask task;
             task.first_row = (plan.tiles - 1 - t % plan.tiles) * simd_tile_rows;
             task.rows = std::min(simd_tile_rows, one.L * one.Hq - task.first_row);
@@ -182,6 +222,8 @@ void int8_run(const Problem& p, Int8Values values) {
             if (in_floats != 0) run_rows(one, task, in_floats, own + kernel_bytes);
         }
     }
+    if (plan.sample_bytes != 0)
+        keep_limit(p, plan, threads_memory + counted(plan.threads).count * plan.thread_bytes.count);
 }
 //! [run]
 

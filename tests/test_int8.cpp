@@ -265,8 +265,8 @@ TEST_CASE("the int8 tiers keep the accuracy they claim on every generator") {
 }
 
 TEST_CASE("the int8 tiers keep small weights beside an attention sink") {
-    // One key outshines each of 1000 others 600 times, which together still have the larger share: weights
-    // rounded against the row's maximum would lose them all.
+    // One key outshines each of 1000 others 600 times, which together still have the larger share:
+    // weights rounded against the row's maximum would lose them all.
     const Index S = 1024;
     Qkv x = generate("gauss", {1, 1, 1, 1, S, 16, 4}, 6);
     for (Index i = 0; i < x.query.size(); ++i) x.query.set(i, 0.1 * x.query.get(i));
@@ -281,5 +281,63 @@ TEST_CASE("the int8 tiers keep small weights beside an attention sink") {
         expect_right(tier, got, want);
         // Three of four blocks are exact; the sink's own loses 256 weights of 1 / 600.
         CHECK(values(got.logsumexp.view)[0] == doctest::Approx(std::log(1623.0)).epsilon(0.025));
+    }
+}
+
+TEST_CASE("the int8 tiers keep the error that the caller allows") {
+    if (small_scale()) return;
+    for (const Generator& g : generators()) {
+        const Qkv x = generate(g.name, {1, 4, 2, 256, 256, 64, 64}, 8);
+        const Reference want = reference(x.query, x.key, x.value);
+        for (const char* name : {"int8_pv32", "int8"})
+            for (double limit : {0.004, 0.015, 0.03}) {
+                Tensor out({1, 4, 256, 64});
+                Execution execution;
+                execution.tier = name;
+                execution.max_relative_error = limit;
+                scaled_dot_product_attention(x.query, x.key, x.value, out, {}, execution);
+                CAPTURE(std::string(g.name));
+                CAPTURE(std::string(name));
+                for (const Verdict& v : judge_heads(out.view(), want))
+                    CHECK(v.relative_l2 <= limit);
+            }
+    }
+}
+
+TEST_CASE("the int8 tiers decide head by head which may stay in integers") {
+    // Head 0 is easy, head 1 is not: only the second one falls back, to the bits of `simd`.
+    const Sizes s{1, 1, 1, 256, 256, 64, 64};
+    const Qkv easy = generate("gauss", s, 9), hard = generate("key_bias_sharp", s, 9);
+    const auto both = [&](const Tensor& a, const Tensor& b) {
+        Tensor t({1, 2, 256, 64});
+        for (Index i = 0; i < a.size(); ++i) t.set(i, a.get(i)), t.set(a.size() + i, b.get(i));
+        return t;
+    };
+    const Tensor query = both(easy.query, hard.query), key = both(easy.key, hard.key),
+                 value = both(easy.value, hard.value);
+    const auto compute = [&](const char* tier, double limit) {
+        Tensor out({1, 2, 256, 64});
+        Execution execution;
+        execution.tier = tier;
+        execution.max_relative_error = limit;
+        scaled_dot_product_attention(query, key, value, out, {}, execution);
+        return out;
+    };
+    const Tensor exact = compute("simd", 0), rounded = compute("int8", 0);
+    const auto same = [](const Tensor& a, const Tensor& b, Index h) {
+        return first_difference(slice(a.view(), 1, h, h + 1), slice(b.view(), 1, h, h + 1)) == -1;
+    };
+    const Tensor mixed = compute("int8", 0.027), none = compute("int8", 1e-4),
+                 all = compute("int8", 1);
+    CHECK((same(mixed, rounded, 0) && same(mixed, exact, 1)));
+    CHECK((same(none, exact, 0) && same(none, exact, 1)));
+    CHECK((same(all, rounded, 0) && same(all, rounded, 1)));
+    CHECK_FALSE(same(exact, rounded, 0));
+
+    Tensor out({1, 2, 256, 64});
+    for (double bad : {-0.1, static_cast<double>(NAN)}) {
+        Execution execution;
+        execution.max_relative_error = bad;
+        CHECK(check(query, key, value, out, {}, execution).error == ErrorCode::bad_option);
     }
 }

@@ -68,8 +68,8 @@ Candidate consider(const Tier& tier, const Problem& problem, std::size_t caller_
         speed.seconds + problem.flops() / (speed.gflops * 1e9 * workers(tier, problem));
     if (tier.device == DeviceKind::gpu && problem.device == host)
         candidate.reason = "the tensors are on the host: ask for it by name to copy them";
-    else if (tier.accuracy.quantized)
-        candidate.reason = "rounds to 8 bits: ask for it by name";
+    else if (tier.accuracy.quantized && !(problem.max_relative_error > 0))
+        candidate.reason = "rounds to 8 bits: ask for it by name, or say max_relative_error";
     else if (caller_scratch > 0 && candidate.scratch_bytes > caller_scratch)
         candidate.reason = "needs " + std::to_string(candidate.scratch_bytes) +
                            " bytes of scratch, more than were given";

@@ -34,10 +34,11 @@ struct Problem {
     /// Row i may see key j only if j <= i + diagonal. S without a causal rule, 0 for upper_left,
     /// S - L for lower_right.
     Index diagonal = 0;
-    int threads = 0;               ///< 0: the tier's default
-    void* stream = nullptr;        ///< cudaStream_t
-    DeviceId device = host;        ///< where all tensors live
-    std::span<std::byte> scratch;  ///< at least `Tier::scratch_bytes(problem)`, contents undefined
+    int threads = 0;                ///< 0: the tier's default
+    double max_relative_error = 0;  ///< of quantized tiers; 0: no limit
+    void* stream = nullptr;         ///< cudaStream_t
+    DeviceId device = host;         ///< where all tensors live
+    std::span<std::byte> scratch;   ///< at least `Tier::scratch_bytes(problem)`, contents undefined
 
     Index key_head(Index query_head) const { return query_head / (Hq / H); }
     /// \brief Keys that causality leaves to row i: 0 .. visible(i) - 1.
@@ -87,6 +88,7 @@ struct Limits {
     bool causal = true;
     bool grouped_heads = true;
     bool logsumexp = true;
+    bool error_limit = false;    ///< of a quantized tier: honours `Execution::max_relative_error`
     Index max_head_dim = 0;      ///< of E and Ev; 0: any
     const char* requires_ = "";  ///< "sm_90a", "AVX2", ...; empty: nothing special
 };
