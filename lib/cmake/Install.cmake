@@ -7,9 +7,6 @@ set(ATTN_CONFIG_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/attention_ladder)
 install(TARGETS attention_ladder EXPORT attention_ladder)
 install(DIRECTORY lib/include/attn DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
-if(ATTN_CLI)
-  install(TARGETS attn)
-endif()
 
 install(EXPORT attention_ladder NAMESPACE attention_ladder:: DESTINATION ${ATTN_CONFIG_DIR}
         FILE attention_ladderTargets.cmake)
