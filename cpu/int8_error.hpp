@@ -3,10 +3,11 @@
 ///
 /// No formula on steps and norms is near the error of every head: it depends on which keys matter.
 /// So eight rows are computed a second time, by the tier `simd`, and compared. That costs 8 / L of
-/// a float32 head (0.8 % at L = 1024, at the speed of single rows) and needs no assumption about
-/// the inputs.
+/// a float32 head (0.8 % at L = 1024, at the speed of single rows). What a sample may miss, the few
+/// rows that one loud key half decides, is estimated from its step.
 #pragma once
 
+#include "int8_kernel.hpp"
 #include "registry.hpp"
 
 #include <algorithm>
@@ -54,9 +55,26 @@ inline std::size_t sample_bytes(const Problem& p) {
            rounded_up(heads * 2 * sizeof(float)) + rounded_up(row_scratch(p));
 }
 
+/// \brief What a key much louder than the others may do to the rows that it half decides: too few
+/// to
+///        be met by a sample. 0 if there is none.
+///
+/// Its score's standard deviation, from its step and the queries' length (a rotated row's largest
+/// element is about three times its root mean square), is 0.41 |scale| scale_k |q|; a weight p
+/// moves by p (1 - p) of that, at most a quarter, and two rows' values by the square root of two.
+inline double loud_key_error(const Problem& p, const Int8Head& head, double query_length) {
+    double largest = 0, squares = 0;
+    for (Index j = 0; j < p.S; ++j) {
+        const double scale = static_cast<double>(head.key_scale[j]);
+        largest = std::max(largest, scale), squares += scale * scale;
+    }
+    if (largest * largest * static_cast<double>(p.S) <= 4 * squares) return 0;
+    return 0.41 * 0.25 * std::sqrt(2.0) * std::abs(p.scale) * largest * query_length;
+}
+
 //! [sample]
 /// \brief Whether the relative L2 error of `p.out` in some query head is likely above `limit`.
-inline bool exceeds(const Problem& p, double limit, std::byte* memory) {
+inline bool exceeds(const Problem& p, const Int8Head& head, double limit, std::byte* memory) {
     const std::size_t out_bytes =
         rounded_up(static_cast<std::size_t>(p.Hq * p.Ev) * size_of(p.dtype));
     const Index rows = std::min(sampled_rows, p.L);
@@ -64,7 +82,9 @@ inline bool exceeds(const Problem& p, double limit, std::byte* memory) {
         reinterpret_cast<float*>(memory + out_bytes);  // (Hq, 2): |error|^2, |out|^2
     const std::size_t sums_bytes = static_cast<std::size_t>(p.Hq) * 2 * sizeof(float);
     std::fill_n(sums, 2 * p.Hq, 0.0f);
+    double query_squares = 0;
     visit_float(p.dtype, [&]<class T>(T) {
+        const auto query = as<const T, 4>(p.query);                 // (1, Hq, L, E)
         const auto got = as<const T, 4>(p.out);                     // (1, Hq, L, Ev)
         const T* const exact = reinterpret_cast<const T*>(memory);  // (Hq, Ev)
         for (Index n = 0; n < rows; ++n) {
@@ -72,16 +92,24 @@ inline bool exceeds(const Problem& p, double limit, std::byte* memory) {
             Problem row = row_of(p, i, memory);
             row.scratch = {memory + out_bytes + rounded_up(sums_bytes), row_scratch(p)};
             tier_simd.run(row);
-            for (Index h = 0; h < p.Hq; ++h)
+            for (Index h = 0; h < p.Hq; ++h) {
+                for (Index e = 0; e < p.E; ++e) {
+                    const double x =
+                        static_cast<double>(static_cast<Compute<T>>(query(0, h, i, e)));
+                    query_squares += x * x;
+                }
                 for (Index e = 0; e < p.Ev; ++e) {
                     const float want = static_cast<Compute<T>>(exact[h * p.Ev + e]);
                     const float off = static_cast<Compute<T>>(got(0, h, i, e)) - want;
                     sums[2 * h] += off * off;
                     sums[2 * h + 1] += want * want;
                 }
+            }
         }
     });
-    bool above = false;
+    const double query_length =
+        rows == 0 ? 0 : std::sqrt(query_squares / static_cast<double>(rows * p.Hq));
+    bool above = !(loud_key_error(p, head, query_length) <= limit);
     for (Index h = 0; h < p.Hq; ++h)  // not `>`: NaN counts as too much
         above |= !(sample_margin * std::sqrt(sums[2 * h]) <= limit * std::sqrt(sums[2 * h + 1]));
     return above;

@@ -128,7 +128,8 @@ Saturating limit_bytes(const Plan& plan) {
 
 //! [limit]
 /// Computes the heads whose error is above the limit once more, by the tier `simd`.
-void keep_limit(const Problem& p, const Plan& plan, std::byte* memory) {
+template <class IntegersOf>
+void keep_limit(const Problem& p, const Plan& plan, IntegersOf&& integers_of, std::byte* memory) {
     std::byte* const above = memory;  // (heads)
     std::byte* const samples = above + whole_lines(counted(plan.heads)).count;
     std::byte* const exact = samples + static_cast<std::size_t>(plan.threads) * plan.sample_bytes;
@@ -136,7 +137,8 @@ void keep_limit(const Problem& p, const Plan& plan, std::byte* memory) {
     for (Index head = 0; head < plan.heads; ++head) {
         std::byte* const own =
             samples + static_cast<std::size_t>(omp_get_thread_num()) * plan.sample_bytes;
-        above[head] = std::byte{exceeds(head_of(p, plan.group, head), p.max_relative_error, own)};
+        above[head] = std::byte{
+            exceeds(head_of(p, plan.group, head), integers_of(head), p.max_relative_error, own)};
     }
     for (Index head = 0; head < plan.heads; ++head) {
         if (above[head] == std::byte{0}) continue;
@@ -222,8 +224,9 @@ void int8_run(const Problem& p, Int8Values values) {
             if (in_floats != 0) run_rows(one, task, in_floats, own + kernel_bytes);
         }
     }
-    if (plan.sample_bytes != 0)
-        keep_limit(p, plan, threads_memory + counted(plan.threads).count * plan.thread_bytes.count);
+    if (plan.sample_bytes != 0 && !only_floats)
+        keep_limit(p, plan, integers_of,
+                   threads_memory + counted(plan.threads).count * plan.thread_bytes.count);
 }
 //! [run]
 

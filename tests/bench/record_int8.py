@@ -7,6 +7,7 @@
 import argparse
 import datetime
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -39,11 +40,14 @@ def main() -> int:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "source_hash": source_hash(),
         "tier_hash": tier_hash("int8"),
+        "clock": "processor time of the thread",
+        "load_average": os.getloadavg()[0],
         "floors_reached": run.returncode == 0,
         "rows": report["rows"],
     }
     if arguments.what == "accuracy":
-        del record["floors_reached"]
+        for part in ("floors_reached", "clock", "load_average"):
+            del record[part]
     path = ROOT / "docs" / "measured" / f"int8_{arguments.what}_{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = ",\n".join("  " + json.dumps(row) for row in record.pop("rows"))
