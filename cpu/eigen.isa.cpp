@@ -56,6 +56,7 @@ void store(const Matrix<Real>& from, const MutableTensorView& tensor, Index b, I
 /// sum.
 template <class Real>
 void softmax_row(Real* score, Index S, RowState<Real>& state) {
+    //! [softmax row]
     Eigen::Map<Eigen::Array<Real, Eigen::Dynamic, 1>> row(score, S);
     if (S > 0) state.max = row.template maxCoeff<Eigen::PropagateNaN>();
     if (S == 0 || state.max == -std::numeric_limits<Real>::infinity()) {
@@ -67,12 +68,14 @@ void softmax_row(Real* score, Index S, RowState<Real>& state) {
     row -= state.max;
     row = (row < least).select(Real(0), row.exp());
     state.sum = row.sum();
+    //! [softmax row]
 }
 
 /// Sets value rows that hold a NaN or an infinity to zero and adds what they contribute to `out`
 /// by hand: in the product, 0 * NaN would reach the rows that may not see them.
 template <class Real>
 void set_aside_non_finite(Matrix<Real>& value, const Matrix<Real>& weight, Matrix<Real>& out) {
+    //! [set aside]
     out.setZero();
     for (Index j = 0; j < value.rows(); ++j) {
         if (value.row(j).allFinite()) continue;
@@ -80,9 +83,9 @@ void set_aside_non_finite(Matrix<Real>& value, const Matrix<Real>& weight, Matri
             if (weight(i, j) != 0) out.row(i) += weight(i, j) * value.row(j);
         value.row(j).setZero();
     }
+    //! [set aside]
 }
 
-//! [kernel]
 template <class T>
 void attend(const Problem& p, Index b, Index h) {
     using Real = Compute<T>;
@@ -96,6 +99,7 @@ void attend(const Problem& p, Index b, Index h) {
     load<T>(key, p.key, b, p.key_head(h));
     load<T>(value, p.value, b, p.key_head(h));
 
+    //! [products]
     query *= Real(p.scale);
     weight.noalias() = query * key.transpose();
 
@@ -113,8 +117,8 @@ void attend(const Problem& p, Index b, Index h) {
     set_aside_non_finite(value, weight, out);
     out.noalias() += weight * value;
     store<T>(out, p.out, b, h);
+    //! [products]
 }
-//! [kernel]
 
 }  // namespace
 

@@ -30,7 +30,6 @@ double mask_at(const Problem& p, Index b, Index h, Index i, Index j) {
     });
 }
 
-//! [kernel]
 /// \brief One query row: its weighted mean of value rows into `out`, its logsumexp returned.
 /// \param score  working memory, (S)
 template <class T>
@@ -41,6 +40,7 @@ double attend(const Problem& p, Index b, Index h, Index i, double* score) {
     const auto out = as<T, 4>(p.out);            // (B, Hq, L, Ev)
     const Index hk = p.key_head(h);
 
+    //! [scores]
     double max = minus_infinity;
     for (Index j = 0; j < p.S; ++j) {
         const double mask = mask_at(p, b, h, i, j);
@@ -52,14 +52,18 @@ double attend(const Problem& p, Index b, Index h, Index i, double* score) {
         score[j] = visible ? p.scale * dot + mask : minus_infinity;
         if (score[j] > max) max = score[j];  // NaN is never larger; its own weight will be NaN
     }
+    //! [scores]
 
+    //! [weights]
     double sum = 0;
     for (Index j = 0; j < p.S; ++j) {
         // exp(-inf - -inf) would be NaN: a row that sees nothing has weights of 0.
         score[j] = score[j] == minus_infinity ? 0 : std::exp(score[j] - max);  // now the weight
         sum += score[j];
     }
+    //! [weights]
 
+    //! [mean]
     for (Index e = 0; e < p.Ev; ++e) {
         double mean = 0;
         for (Index j = 0; j < p.S; ++j)
@@ -67,8 +71,8 @@ double attend(const Problem& p, Index b, Index h, Index i, double* score) {
         out(b, h, i, e) = T(static_cast<Compute<T>>(sum == 0 ? 0 : mean / sum));
     }
     return sum == 0 ? minus_infinity : max + std::log(sum);
+    //! [mean]
 }
-//! [kernel]
 
 void run(const Problem& p) {
     double* score = reinterpret_cast<double*>(p.scratch.data());  // (S)

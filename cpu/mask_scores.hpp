@@ -18,6 +18,7 @@ namespace {  // every instruction set includes this: the linker must not share o
 template <class Real>
 [[gnu::always_inline]] inline void mask_scores(const Problem& p, Index b, Index h, Index i,
                                                Index first, Index count, Real* score) {
+    //! [select]
     constexpr Real minus_infinity = -std::numeric_limits<Real>::infinity();
     const Index visible = p.visible(i) - first;  // may be negative, or beyond the tile
     for (Index j = visible < 0 ? 0 : visible; j < count; ++j) score[j] = minus_infinity;
@@ -33,6 +34,7 @@ template <class Real>
             if (!attend[j * stride]) score[j] = minus_infinity;
         return;
     }
+    //! [select]
     visit_float(p.mask.dtype, [&]<class M>(M) {
         const M* add = static_cast<const M*>(p.mask.data) + begin;
         for (Index j = 0; j < end; ++j) {

@@ -29,7 +29,6 @@ struct OnlineScratch {
         : score(reinterpret_cast<Real*>(memory)), sum(score + online_tile) {}
 };
 
-//! [kernel]
 /// \brief Row (b, h, i): keys come tile by tile, and what was summed under an old maximum shrinks
 ///        when a larger score appears. Nothing of size S is ever held.
 template <class T>
@@ -42,6 +41,7 @@ void online_row(const Problem& p, Index b, Index h, Index i, OnlineScratch<Compu
     RowState<Real> row;
     std::fill_n(scratch.sum, p.Ev, Real(0));
 
+    //! [tile]
     // Tiles beyond the causal limit are never visited.
     for (Index first = 0; first < p.visible(i); first += online_tile) {
         const Index count = std::min(online_tile, p.S - first);
@@ -52,7 +52,9 @@ void online_row(const Problem& p, Index b, Index h, Index i, OnlineScratch<Compu
             scratch.score[j] = Real(p.scale) * dot;
         }
         mask_scores(p, b, h, i, first, count, scratch.score);
+        //! [tile]
 
+        //! [fold]
         Real largest = row.max;
         for (Index j = 0; j < count; ++j) largest = larger(largest, scratch.score[j]);
         const Real shrink = row.grow(largest);
@@ -65,12 +67,14 @@ void online_row(const Problem& p, Index b, Index h, Index i, OnlineScratch<Compu
             for (Index e = 0; e < p.Ev; ++e)
                 scratch.sum[e] += weight * Real(value(b, hk, first + j, e));
         }
+        //! [fold]
     }
 
+    //! [finish]
     const auto out = as<T, 4>(p.out);  // (B, Hq, L, Ev)
     for (Index e = 0; e < p.Ev; ++e) out(b, h, i, e) = T(scratch.sum[e] * row.normalizer());
     if (!p.logsumexp.absent()) as<Real, 3>(p.logsumexp)(b, h, i) = row.logsumexp();
+    //! [finish]
 }
-//! [kernel]
 
 }  // namespace attn

@@ -62,6 +62,9 @@ struct SimdKernels {
     extern const SimdKernels simd_kernels; \
     }
 ATTN_FOR_EACH_ISA(ATTN_COPY)
+#if defined(__x86_64__)
+ATTN_COPY(amx)  // for bfloat16 alone
+#endif
 #undef ATTN_COPY
 
 }  // namespace attn

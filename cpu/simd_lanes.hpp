@@ -60,14 +60,14 @@ using Bits = std::int32_t __attribute__((vector_size(sizeof(float) * width)));
 #endif
 }
 
-/// \brief Transposes a 4 x 4 block: to[r][c] = from[c][r].
-[[gnu::always_inline]] inline void transpose_4x4(const float* from, Index from_row, float* to,
-                                                 Index to_row) {
+/// \brief Transposes a 4 x 4 block whose rows may lie anywhere: to[r][c] = from[c][r].
+[[gnu::always_inline]] inline void transpose_4x4(const float* const (&from)[4], Index offset,
+                                                 float* to, Index to_row) {
     typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
-    const Four a = *reinterpret_cast<const Four*>(from);
-    const Four b = *reinterpret_cast<const Four*>(from + from_row);
-    const Four c = *reinterpret_cast<const Four*>(from + 2 * from_row);
-    const Four d = *reinterpret_cast<const Four*>(from + 3 * from_row);
+    const Four a = *reinterpret_cast<const Four*>(from[0] + offset);
+    const Four b = *reinterpret_cast<const Four*>(from[1] + offset);
+    const Four c = *reinterpret_cast<const Four*>(from[2] + offset);
+    const Four d = *reinterpret_cast<const Four*>(from[3] + offset);
     const Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
     const Four ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
     const Four cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
@@ -78,6 +78,13 @@ using Bits = std::int32_t __attribute__((vector_size(sizeof(float) * width)));
         __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
     *reinterpret_cast<Four*>(to + 3 * to_row) =
         __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+}
+
+/// \brief The same for four rows `from_row` apart.
+[[gnu::always_inline]] inline void transpose_4x4(const float* from, Index from_row, float* to,
+                                                 Index to_row) {
+    const float* const rows[4] = {from, from + from_row, from + 2 * from_row, from + 3 * from_row};
+    transpose_4x4(rows, 0, to, to_row);
 }
 
 }  // namespace

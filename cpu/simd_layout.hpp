@@ -14,6 +14,10 @@ namespace {
 /// \brief Floats rounded up to whole cache lines.
 [[gnu::always_inline]] inline Index lines(Index floats) { return (floats + 15) / 16 * 16; }
 
+/// \brief Row stride of a copied tile of keys or values: one cache line more than whole lines, so
+///        that a column of a tile does not crowd into a few sets of the cache (4 % at E = 128).
+[[gnu::always_inline]] inline Index copy_stride(Index columns) { return lines(columns) + 16; }
+
 /// \brief Working memory of one thread. A panel's part begins at lane * E (or Ev) of a buffer.
 struct TileScratch {
     float* query;  ///< (panels, E, lanes) scaled
@@ -22,8 +26,8 @@ struct TileScratch {
     float* sum;    ///< (64)
     float* score;  ///< (tile_keys, panel_lanes), then the weights
     float* line;   ///< (4, max(E, Ev, 64)) four rows on their way in or out
-    float* key;    ///< (tile_keys, E) copied; unused where keys are read in place
-    float* value;  ///< (tile_keys, Ev) likewise
+    float* key;    ///< (tile_keys, copy_stride(E)) copied; unused where keys are read in place
+    float* value;  ///< (tile_keys, copy_stride(Ev)) likewise
     float* bias;   ///< (tile_keys, 64); absent without an additive mask
     Index line_stride;
     Index floats;  ///< in all
@@ -43,8 +47,8 @@ struct TileScratch {
         sum = take(simd_tile_rows);
         score = take(simd_tile_keys * panel_lanes);
         line = take(4 * line_stride);
-        key = take(half || p.key.stride[3] != 1 ? simd_tile_keys * p.E : 0);
-        value = take(half || p.value.stride[3] != 1 ? simd_tile_keys * p.Ev : 0);
+        key = take(half || p.key.stride[3] != 1 ? simd_tile_keys * copy_stride(p.E) : 0);
+        value = take(half || p.value.stride[3] != 1 ? simd_tile_keys * copy_stride(p.Ev) : 0);
         bias = take(p.mask_kind == MaskKind::additive ? simd_tile_keys * simd_tile_rows : 0);
     }
 };
@@ -83,10 +87,46 @@ template <int Vectors = 1, class F>
             scratch.sum + lane};
 }
 
+/// \brief Reads, transposes and scales the queries; lanes without a row hold zeros.
+inline void load_queries(const Problem& p, const SimdTask& task, const RowMap& map,
+                         const TileScratch& scratch) {
+    const TensorView& from = p.query;
+    const bool in_place = p.dtype == DType::float32 && from.stride[3] == 1;
+    for (int lane = 0; lane < map.rows; lane += panel_lanes) {
+        const Index lanes = vectors_at(map, lane) * width;
+        float* const panel = panel_at(p, scratch, lane).query;  // (E, lanes)
+        for (Index r = 0; r < lanes; r += 4) {
+            const float* rows[4];
+            for (Index n = 0; n < 4; ++n) {
+                float* const line = scratch.line + n * scratch.line_stride;
+                rows[n] = line;
+                const Index row = lane + r + n;
+                if (row >= map.rows) {
+                    for (Index e = 0; e < p.E; ++e) line[e] = 0;
+                    continue;
+                }
+                const Index offset = task.b * from.stride[0] + map.head[row] * from.stride[1] +
+                                     map.query[row] * from.stride[2];
+                if (in_place)
+                    rows[n] = static_cast<const float*>(from.data) + offset;
+                else
+                    widen_row(p.dtype, from.data, offset, from.stride[3], p.E, line);
+            }
+            Index e = 0;
+            for (; e + 4 <= p.E; e += 4) transpose_4x4(rows, e, panel + e * lanes + r, lanes);
+            for (; e < p.E; ++e)
+                for (Index n = 0; n < 4; ++n) panel[e * lanes + r + n] = rows[n][e];
+        }
+        const Lanes scale(static_cast<float>(p.scale));
+        for (Index n = 0; n < p.E * lanes; n += width) store(panel + n, load(panel + n) * scale);
+    }
+}
+
 /// \brief `keys` rows of keys or values as float32 with unit stride: in place if they are so in
-///        memory, otherwise copied and widened to `copy`, (keys, columns), once for all panels.
-void fetch_rows(const Problem& p, const SimdTask& task, const TensorView& from, Index columns,
-                Index first, Index keys, float* copy, const float*& data, Index& stride) {
+///        memory, otherwise copied and widened to `copy`, once for all panels.
+inline void fetch_rows(const Problem& p, const SimdTask& task, const TensorView& from,
+                       Index columns, Index first, Index keys, float* copy, const float*& data,
+                       Index& stride) {
     const Index offset =
         task.b * from.stride[0] + task.key_head * from.stride[1] + first * from.stride[2];
     if (p.dtype == DType::float32 && from.stride[3] == 1) {
@@ -94,26 +134,46 @@ void fetch_rows(const Problem& p, const SimdTask& task, const TensorView& from, 
         stride = from.stride[2];
         return;
     }
+    stride = copy_stride(columns);
     for (Index j = 0; j < keys; ++j)
         widen_row(p.dtype, from.data, offset + j * from.stride[2], from.stride[3], columns,
-                  copy + j * columns);
+                  copy + j * stride);
     data = copy;
-    stride = columns;
 }
 
 /// \brief No key seen: maxima -inf, sums 0.
-void start_panels(const Problem& p, const RowMap& map, const TileScratch& scratch) {
+inline void start_panels(const Problem& p, const RowMap& map, const TileScratch& scratch) {
     for (Index n = 0; n < lines(map.rows) * p.Ev; ++n) scratch.out[n] = 0;
     for (Index n = 0; n < simd_tile_rows; ++n) scratch.max[n] = minus_infinity, scratch.sum[n] = 0;
 }
 
 /// \brief Whether all sums of weight * value are finite.
 bool all_finite(const Problem& p, const RowMap& map, const TileScratch& scratch) {
-    Lanes zero(0.0f);  // 0 * infinity and 0 * NaN are NaN
     const Index lanes = (map.rows + width - 1) / width * width;
-    for (Index n = 0; n < lanes * p.Ev; n += width)
-        zero = fma(load(scratch.out + n), Lanes(0.0f), zero);
-    return xsimd::all(zero == zero);
+    Lanes zero[4] = {Lanes(0.0f), Lanes(0.0f), Lanes(0.0f), Lanes(0.0f)};  // sums in flight at once
+    for (Index n = 0, turn = 0; n < lanes * p.Ev; n += width, ++turn)
+        // 0 * infinity and 0 * NaN are NaN
+        zero[turn % 4] = fma(load(scratch.out + n), Lanes(0.0f), zero[turn % 4]);
+    const Lanes sum = (zero[0] + zero[1]) + (zero[2] + zero[3]);
+    return xsimd::all(sum == sum);
+}
+
+/// \brief Reads the masks of a tile of keys. A tile that no row may see is `none`; `tile.allowed`
+/// and
+///        `tile.bias` are set only where some may and some may not.
+/// \param allowed  memory for one word per key
+Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index first,
+                const TileScratch& scratch, std::uint64_t (&allowed)[64], KeyTile& tile) {
+    const Cover cover = read_bits(p, task.b, map, first, tile.keys, allowed);
+    if (cover == Cover::none) return Cover::none;
+    if (cover == Cover::mixed) {
+        turn_to_lanes(map, allowed);
+        tile.allowed = allowed;
+    }
+    if (p.mask_kind != MaskKind::additive) return cover;
+    const Cover bias = read_bias(p, task.b, map, first, tile.keys, scratch.bias, scratch.line);
+    if (bias == Cover::mixed) tile.bias = scratch.bias;
+    return bias == Cover::none ? bias : Cover::mixed;
 }
 
 /// \brief One row's result: the sums divided, rounded and written, and its logsumexp.

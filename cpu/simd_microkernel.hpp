@@ -51,7 +51,12 @@ enum class Unit { row, depth };
 template <Unit unit, int Count, int Vectors>
 [[gnu::always_inline]] inline void multiply_add(const float* a, Index stride, const float* b,
                                                 Index depth, Lanes (&c)[Count][Vectors]) {
+#pragma GCC unroll 4
     for (Index k = 0; k < depth; ++k) {
+        // Every 16 floats, a cache line: fetch the rows of the next register tile. A prefetch
+        // reads nothing, so it may point beyond the last row.
+        if (unit == Unit::depth && k % 16 == 0)
+            for (int r = 0; r < Count; ++r) __builtin_prefetch(a + (r + Count) * stride);
         Lanes queries[Vectors];
 #pragma GCC unroll 8
         for (int n = 0; n < Vectors; ++n) queries[n] = load(b + n * width);

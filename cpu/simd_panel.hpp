@@ -125,6 +125,12 @@ void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* 
 template <int Vectors>
 void visit_tile(const Panel& panel, const KeyTile& tile, int first_lane, Index E, Index Ev,
                 float* score, bool careful) {
+    // Beyond 64 floats a row, key and value tile no longer fit the first-level cache together:
+    // bring the values to the second level while the scores are computed.
+    for (Index j = 0; Ev > 64 && j < tile.keys; ++j)
+        for (Index e = 0; e < Ev; e += 16)
+            __builtin_prefetch(tile.value + j * tile.value_stride + e, 0, 2);
+
     Lanes top[Vectors], shrink[Vectors];
 #pragma GCC unroll 8
     for (int n = 0; n < Vectors; ++n) top[n] = load(panel.max + n * width);

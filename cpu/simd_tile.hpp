@@ -8,36 +8,6 @@
 namespace attn::ATTN_ISA {
 namespace {
 
-/// \brief Reads, scales and transposes the queries; lanes without a row hold zeros.
-void load_queries(const Problem& p, const SimdTask& task, const RowMap& map,
-                  const TileScratch& scratch) {
-    const float scale = static_cast<float>(p.scale);
-    const TensorView& from = p.query;
-    for (int lane = 0; lane < map.rows; lane += panel_lanes) {
-        const Index lanes = vectors_at(map, lane) * width;
-        float* const panel = panel_at(p, scratch, lane).query;  // (E, lanes)
-        for (Index r = 0; r < lanes; r += 4) {
-            for (Index n = 0; n < 4; ++n) {
-                float* const line = scratch.line + n * scratch.line_stride;
-                const Index row = lane + r + n;
-                const bool used = row < map.rows;
-                if (used)
-                    widen_row(p.dtype, from.data,
-                              task.b * from.stride[0] + map.head[row] * from.stride[1] +
-                                  map.query[row] * from.stride[2],
-                              from.stride[3], p.E, line);
-                for (Index e = 0; e < p.E; ++e) line[e] = used ? line[e] * scale : 0.0f;
-            }
-            Index e = 0;
-            for (; e + 4 <= p.E; e += 4)
-                transpose_4x4(scratch.line + e, scratch.line_stride, panel + e * lanes + r, lanes);
-            for (; e < p.E; ++e)
-                for (Index n = 0; n < 4; ++n)
-                    panel[e * lanes + r + n] = scratch.line[n * scratch.line_stride + e];
-        }
-    }
-}
-
 /// \brief The next tile of keys and values.
 void fetch_tile(const Problem& p, const SimdTask& task, Index first, const TileScratch& scratch,
                 KeyTile& tile) {
@@ -59,18 +29,7 @@ void visit_keys(const Problem& p, const SimdTask& task, const RowMap& map,
         tile.keys = end - first < simd_tile_keys ? end - first : simd_tile_keys;
 
         alignas(64) std::uint64_t allowed[64];
-        const Cover cover = read_bits(p, task.b, map, first, tile.keys, allowed);
-        if (cover == Cover::none) continue;
-        if (cover == Cover::mixed) {
-            turn_to_lanes(map, allowed);
-            tile.allowed = allowed;
-        }
-        if (p.mask_kind == MaskKind::additive) {
-            const Cover bias =
-                read_bias(p, task.b, map, first, tile.keys, scratch.bias, scratch.line);
-            if (bias == Cover::none) continue;
-            if (bias == Cover::mixed) tile.bias = scratch.bias;
-        }
+        if (mask_tile(p, task, map, first, scratch, allowed, tile) == Cover::none) continue;
 
         fetch_tile(p, task, first, scratch, tile);
         for (int lane = 0; lane < map.rows; lane += panel_lanes)

@@ -1,20 +1,15 @@
 /// \file
 /// \brief The readers and writers of .npy and .safetensors: what numpy and the safetensors package
 ///        wrote reads right, what is written reads back to the same bits, and whatever else comes
-///        gets one sentence and leaves nothing behind.
+///        gets one sentence.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <csignal>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <functional>
-#include <iterator>
 
+#include "cli/complaint.hpp"
+#include "cli/folder.hpp"
 #include "npy.hpp"
 #include "safetensors.hpp"
 
@@ -26,41 +21,6 @@ namespace {
 const fs::path data = fs::path(ATTN_SOURCE_DIR) / "tests" / "data";
 constexpr DType every_dtype[] = {DType::float64, DType::float32, DType::float16, DType::bfloat16,
                                  DType::boolean};
-
-/// \brief A folder that goes away with the test.
-struct Folder {
-    fs::path path;
-    Folder() {
-        std::string name = (fs::temp_directory_path() / "attn_files_XXXXXX").string();
-        path = ::mkdtemp(name.data());
-    }
-    ~Folder() { fs::remove_all(path); }
-    std::string operator/(const char* name) const { return (path / name).string(); }
-    std::size_t count() const {
-        return static_cast<std::size_t>(std::distance(fs::directory_iterator(path), {}));
-    }
-};
-
-std::string contents(const fs::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    REQUIRE(file);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void store(const fs::path& path, const std::string& bytes) {
-    std::ofstream(path, std::ios::binary) << bytes;
-}
-
-/// \brief What `action` complains about; "" if it does not.
-std::string complaint(const std::function<void()>& action) {
-    try {
-        action();
-    } catch (const Error& error) {
-        CHECK(error.code() == ErrorCode::bad_file);
-        return error.what();
-    }
-    return "";
-}
 
 Tensor npy_of(const std::string& bytes) {
     return read_npy(MemorySource("x.npy", std::as_bytes(std::span(bytes))));
@@ -387,78 +347,4 @@ TEST_CASE("the npy writer writes what numpy would") {
         write_npy(folder / "copy.npy", read_npy(original.string()));
         CHECK(contents(folder / "copy.npy") == contents(original));
     }
-}
-
-TEST_CASE("the readers take regular files only") {
-    const Folder folder;
-    CHECK(complaint([&] { read_npy(folder / "none.npy"); }) ==
-          folder / "none.npy" + ": cannot be opened (No such file or directory)");
-    CHECK(
-        complaint([&] { read_npy(folder.path.string()); }).ends_with(": is a folder, not a file"));
-    REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
-    CHECK(complaint([&] { read_npy(folder / "pipe"); }).ends_with(": is not a regular file"));
-    CHECK(complaint([&] { read_npy("/dev/zero"); }).ends_with(": is not a regular file"));
-    // A file that is shorter than it was when it was opened.
-    store(folder / "x", std::string(100, 'x'));
-    const FileSource source(folder / "x");
-    fs::resize_file(folder / "x", 60);
-    std::byte bytes[50];
-    CHECK(complaint([&] {
-              source.read(50, bytes);
-          }).ends_with(": ends at byte 60, 40 bytes too early"));
-}
-
-TEST_CASE("the output file appears whole or not at all") {
-    const Folder folder;
-    store(folder / "x", "old");
-    {
-        OutputFile file(folder / "x");
-        file.write(std::string("new"));
-        CHECK(contents(folder / "x") == "old");
-        CHECK(folder.count() == 2);
-    }
-    CHECK(contents(folder / "x") == "old");
-    CHECK(folder.count() == 1);
-    {
-        OutputFile file(folder / "x");
-        file.write(std::string("new"));
-        file.commit();
-    }
-    CHECK(contents(folder / "x") == "new");
-    CHECK(folder.count() == 1);
-
-    fs::create_symlink("x", folder / "link");
-    fs::create_directory(folder / "sub");
-    CHECK(complaint([&] {
-              OutputFile file(folder / "link");
-          }).ends_with("is there already and is not a regular file; it is not replaced"));
-    CHECK(complaint([&] { OutputFile file(folder / "sub"); }).ends_with("it is not replaced"));
-    CHECK(complaint([&] { OutputFile file("/dev/null"); }).ends_with("it is not replaced"));
-    CHECK(complaint([&] {
-              OutputFile file(folder / "none/x");
-          }).ends_with("cannot be written (No such file or directory)"));
-    CHECK(complaint([&] { OutputFile file(folder / "none/"); }).ends_with("is not a file name"));
-    CHECK(complaint([&] { OutputFile file(""); }).ends_with("is not a file name"));
-    CHECK(complaint([&] { OutputFile file("/proc/x"); }).find("cannot be written (") !=
-          std::string::npos);
-    CHECK(contents(folder / "x") == "new");
-    CHECK(folder.count() == 3);
-
-    // A disk that is full, as the limit on file sizes shows it.
-    std::signal(SIGXFSZ, SIG_IGN);
-    rlimit before{};
-    REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
-    const rlimit small{100, before.rlim_max};
-    REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
-    const std::string full =
-        complaint([&] { write_npy(folder / "y.npy", Tensor({100}, DType::float32)); });
-    REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
-    CHECK(full.ends_with("y.npy: cannot be written (File too large)"));
-    CHECK(folder.count() == 3);
-    // Ctrl-C.
-    OutputFile file(folder / "z");
-    CHECK(folder.count() == 4);
-    remove_unfinished_files();
-    CHECK(folder.count() == 3);
-    CHECK(complaint([&] { file.commit(); }).find("cannot be written (") != std::string::npos);
 }

@@ -6,6 +6,7 @@
 
 #include <memory>
 
+#include "check.hpp"
 #include "problem_flags.hpp"
 #include "text.hpp"
 
@@ -36,6 +37,14 @@ Exit explain_choice(const ExplainFlags& flags, const Common& common) {
     const Explanation explanation = explain(query, key, value, out_view, options,
                                             {.tier = flags.tier, .threads = flags.threads});
 
+    // Which kernel inside the tier, where there are several.
+    const Tier& taken = *find_tier(explanation.tier);
+    Execution execution{.tier = taken.name, .threads = flags.threads};
+    const std::string variant =
+        taken.variant == nullptr
+            ? ""
+            : taken.variant(make_call(query, key, value, out_view, options, execution).problem);
+
     if (common.json) {
         Json list = Json::array();
         for (const Candidate& c : explanation.candidates) {
@@ -50,6 +59,7 @@ Exit explain_choice(const ExplainFlags& flags, const Common& common) {
         print(Json{{"problem", describe(inputs)},
                    {"device", flags.device},
                    {"tier", explanation.tier},
+                   {"variant", variant},
                    {"candidates", list}});
         return success;
     }
@@ -59,8 +69,8 @@ Exit explain_choice(const ExplainFlags& flags, const Common& common) {
         table.row({c.tier == explanation.tier ? ">" : "", c.tier,
                    c.able ? seconds_text(c.estimated_seconds) : "-",
                    c.able ? bytes_text(static_cast<double>(c.scratch_bytes)) : "-", c.reason});
-    print(fmt::format("{}\n{} takes {}\n\n{}", headline(inputs), flags.tier, explanation.tier,
-                      table.text(0)));
+    print(fmt::format("{}\n{} takes {}{}\n\n{}", headline(inputs), flags.tier, explanation.tier,
+                      variant.empty() ? "" : " (" + variant + ")", table.text(0)));
     return success;
 }
 

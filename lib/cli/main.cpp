@@ -121,13 +121,14 @@ int main(int argc, char** argv) {
     bool wants_version = false;
     root.add_flag("--json", common.json, "Print one JSON object instead of text");
     root.add_flag("--version", wants_version, "Version, instruction sets, CUDA, environment");
+    const Command commands[] = {add_demo(root, common),    add_run(root, common),
+                                add_compare(root, common), add_explain(root, common),
+                                add_tiers(root, common),   add_generate(root, common)};
+    // After the commands, which would inherit it.
     root.footer(
         "`attn COMMAND --help` shows the flags of a command.\n"
         "Exit status: 0 success, 1 a comparison failed or something broke inside, "
         "2 an input or a flag is at fault.");
-    const Command commands[] = {add_demo(root, common),    add_run(root, common),
-                                add_compare(root, common), add_explain(root, common),
-                                add_tiers(root, common),   add_generate(root, common)};
     root.require_subcommand(0, 1);
     for (const Command& command : commands) command.app->fallthrough();
 
@@ -143,8 +144,7 @@ int main(int argc, char** argv) {
         print(root.help());
         return bad_usage;
     } catch (const CLI::CallForHelp&) {
-        const auto parsed = root.get_subcommands();
-        print(parsed.empty() ? root.help() : parsed.front()->help());
+        print(root.help());  // of the command, if one was named
         return success;
     } catch (const CLI::ParseError& error) {
         const auto parsed = root.get_subcommands();

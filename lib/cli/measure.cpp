@@ -118,7 +118,7 @@ void MeasureFlags::add_to(CLI::App& app) {
     app.add_option("--threads", threads, "Threads of CPU tiers; default: all")->type_name("N");
     app.add_option("--calls", calls,
                    "Timed calls of each tier; default: until the median is steady")
-        ->check(CLI::Range(1, 1000000))
+        ->check(CLI::Range(1, 1000000).description(""))
         ->type_name("N");
 }
 

@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <charconv>
+
 #include "npy.hpp"
 #include "safetensors.hpp"
 #include "text.hpp"
@@ -36,6 +40,21 @@ DType dtype_named(const std::string& text) {
         if (text == name_of(dtype)) return dtype;
     bad_option(fmt::format("--dtype is '{}', but must be one of {}", text,
                            listed(dtypes, [](DType dtype) { return name_of(dtype); })));
+}
+
+/// \brief "4,8,64,64" as four numbers.
+std::array<Index, 4> four_sizes(const std::string& text) {
+    std::array<Index, 4> sizes{};
+    const char* at = text.data();
+    const char* const end = at + text.size();
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+        const auto [stop, error] = std::from_chars(at, end, sizes[i]);
+        const bool last = i + 1 == sizes.size();
+        if (error != std::errc() || (last ? stop != end : stop == end || *stop != ','))
+            bad_option(fmt::format("--shape is '{}', but must be four sizes B,H,L,E", text));
+        at = stop + 1;
+    }
+    return sizes;
 }
 
 }  // namespace
@@ -88,10 +107,8 @@ void ProblemFlags::add_files(CLI::App& app) {
 
 void ProblemFlags::add_shape(CLI::App& app, bool required) {
     const char* const group = "Problem drawn at random";
-    app.add_option("--shape", shape_, "B,H,L,E of query; the others follow it")
+    app.add_option("--shape", shape_, "Sizes of query; key and value follow it")
         ->group(group)
-        ->delimiter(',')
-        ->expected(4)
         ->type_name("B,H,L,E")
         ->required(required);
     app.add_option("--keys", keys_, "S; default: L")->group(group)->type_name("S");
@@ -110,6 +127,7 @@ void ProblemFlags::add_shape(CLI::App& app, bool required) {
         ->group(group)
         ->type_name("NAME");
     app.add_option("--seed", seed_, "Same seed, same numbers; default: 0")
+        ->check(CLI::Validator(CLI::NonNegativeNumber).description(""))  // else -1 would wrap
         ->group(group)
         ->type_name("N");
 }
@@ -178,10 +196,11 @@ Inputs ProblemFlags::load() const {
 
 Inputs ProblemFlags::draw(Values values) const {
     Sizes sizes;
-    sizes.B = shape_[0];
-    sizes.Hq = shape_[1];
-    sizes.L = shape_[2];
-    sizes.E = shape_[3];
+    const std::array<Index, 4> shape = four_sizes(shape_);
+    sizes.B = shape[0];
+    sizes.Hq = shape[1];
+    sizes.L = shape[2];
+    sizes.E = shape[3];
     sizes.H = key_heads_.value_or(sizes.Hq);
     sizes.S = keys_.value_or(sizes.L);
     sizes.Ev = value_dim_.value_or(sizes.E);

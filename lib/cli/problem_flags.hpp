@@ -57,7 +57,7 @@ class ProblemFlags {
     // Files, each .npy or .safetensors:
     std::string query_, key_, value_, qkv_, mask_;
     // A drawn problem:
-    std::vector<Index> shape_;  // B, Hq, L, E
+    std::string shape_;  // "B,Hq,L,E"
     std::optional<Index> keys_, key_heads_, value_dim_;
     std::optional<std::string> dtype_, generator_;
     std::optional<std::uint64_t> seed_;

@@ -55,6 +55,7 @@ std::string milliseconds(double seconds) {
 }
 
 Candidate consider(const Tier& tier, const Problem& problem, std::size_t caller_scratch) {
+    //! [consider]
     Candidate candidate;
     candidate.tier = tier.name;
     if (const Check taken = check_tier(tier, problem); !taken) {
@@ -75,6 +76,7 @@ Candidate consider(const Tier& tier, const Problem& problem, std::size_t caller_
                            " bytes of scratch, more than were given";
     else if (caller_scratch == 0 && candidate.scratch_bytes > most_scratch)
         candidate.reason = "needs " + std::to_string(candidate.scratch_bytes) + " bytes of scratch";
+    //! [consider]
     return candidate;
 }
 

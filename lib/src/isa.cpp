@@ -6,6 +6,12 @@
 #include <optional>
 #include <string>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -36,19 +42,27 @@ bool has_avxvnni() {
 }
 #endif
 
+std::string asked_isa() {
+    const char* asked = std::getenv("ATTN_ISA");
+    return asked == nullptr ? "" : asked;
+}
+
 /// What ATTN_ISA names; empty if it is not set.
 std::optional<Isa> asked() {
-    const char* name = std::getenv("ATTN_ISA");
-    if (name == nullptr || *name == '\0') return {};
+    const std::string name = asked_isa();
+    if (name.empty()) return {};
+    if (name == "amx" && may_use_amx()) return Isa::avx512;
     for (Isa isa : all) {
-        if (std::string(name) != name_of(isa)) continue;
+        if (name != name_of(isa)) continue;
         if (supports(isa)) return isa;
         throw Error(ErrorCode::unavailable,
-                    std::string("ATTN_ISA asks for ") + name + ", which this processor lacks");
+                    "ATTN_ISA asks for " + name + ", which this processor lacks");
     }
+    if (name == "amx")
+        throw Error(ErrorCode::unavailable, "ATTN_ISA asks for amx, which this processor lacks");
     throw Error(ErrorCode::bad_option,
-                std::string("ATTN_ISA is '") + name +
-                    "', but must be baseline, avx2, avxvnni, avx512 or avx512vnni");
+                "ATTN_ISA is '" + name +
+                    "', but must be baseline, avx2, avxvnni, avx512, avx512vnni or amx");
 }
 
 }  // namespace
@@ -95,13 +109,42 @@ bool supports(Isa isa) {
 #endif
 }
 
+namespace {
+
+/// AMX tiles are 8 KiB more for the system to save with each thread, so it grants them on request.
+bool has_amx() {
+#if defined(__x86_64__) && defined(__linux__)
+    if (!supports(Isa::avx512)) return false;
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+    const bool tiles = (edx >> 24 & 1) != 0 && (edx >> 22 & 1) != 0;  // AMX-TILE, AMX-BF16
+    if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
+    const bool convert = (eax >> 5 & 1) != 0;  // AVX512_BF16
+    if (!tiles || !convert) return false;
+    constexpr long request_permission = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
+}  // namespace
+
+bool may_use_amx() {
+    static const bool has = has_amx();
+    const std::string asked = asked_isa();
+    return has && (asked.empty() || asked == "amx");
+}
+
 Isa current_dot_isa() {
     static const Isa best = [] {
         for (Isa isa : all)
             if (supports(isa)) return isa;
         return Isa::baseline;
     }();
-    return asked().value_or(best);
+    const std::optional<Isa> wanted = asked();
+    // AMX is for bfloat16: with it goes the largest set that has a copy here.
+    return !wanted || asked_isa() == "amx" ? best : *wanted;
 }
 
 Isa current_isa() {

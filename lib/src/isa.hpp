@@ -23,9 +23,13 @@ bool supports(Isa isa);
 Isa current_isa();
 
 /// \brief The copy of a `*.dot.cpp` file to run: the fastest supported at 8-bit products, or the
-/// one
-///        that ATTN_ISA names. Throws as `current_isa`.
+///        one that ATTN_ISA names. Throws as `current_isa`.
 Isa current_dot_isa();
+
+/// \brief Whether kernels may use the matrix tiles of AMX for bfloat16, on top of avx512: the
+///        processor has them, the system grants them, and ATTN_ISA is unset or "amx". (With
+///        ATTN_ISA=amx all other kernels are those of avx512.)
+bool may_use_amx();
 
 }  // namespace attn
 

@@ -5,17 +5,15 @@
 #include <attn/attn.hpp>
 
 #include <doctest/doctest.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
-#include <map>
 #include <nlohmann/json.hpp>
 
+#include "folder.hpp"
 #include "npy.hpp"
 #include "safetensors.hpp"
 
@@ -29,47 +27,26 @@ const std::string data = ATTN_SOURCE_DIR "/tests/data/";
 const std::string problem = "--query " + data + "npy/problem_query.npy --key " + data +
                             "npy/problem_key.npy --value " + data + "npy/problem_value.npy ";
 
-std::string contents(const fs::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-
 struct Result {
     int status;
     std::string out, err;
 };
 
-/// \brief A working folder that goes away with the test. Output is caught beside it.
-class Folder {
+/// \brief A folder in which the command works. What it prints is caught in another one.
+class Workplace : public Folder {
   public:
-    Folder() {
-        std::string name = (fs::temp_directory_path() / "attn_command_XXXXXX").string();
-        base_ = ::mkdtemp(name.data());
-        fs::create_directory(base_ / "work");
-    }
-    ~Folder() { fs::remove_all(base_); }
-
     /// \brief Runs a shell line in the folder; $attn is the command.
     Result shell(const std::string& line) const {
-        const std::string all = "cd " + (base_ / "work").string() +
-                                " && attn='" ATTN_PROGRAM "' && { " + line + "; } >../out 2>../err";
+        const std::string out = caught_ / "out", err = caught_ / "err";
+        const std::string all = "cd " + path.string() + " && attn='" ATTN_PROGRAM "' && { " + line +
+                                "; } >" + out + " 2>" + err;
         const int status = std::system(all.c_str());
-        return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(base_ / "out"),
-                contents(base_ / "err")};
+        return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(out), contents(err)};
     }
     Result attn(const std::string& arguments) const { return shell("\"$attn\" " + arguments); }
 
-    std::string operator/(const char* name) const { return (base_ / "work" / name).string(); }
-    /// \brief Every file with what it holds.
-    std::map<std::string, std::string> all() const {
-        std::map<std::string, std::string> files;
-        for (const auto& entry : fs::directory_iterator(base_ / "work"))
-            files[entry.path().filename()] = entry.is_regular_file() ? contents(entry.path()) : "";
-        return files;
-    }
-
   private:
-    fs::path base_;
+    Folder caught_;
 };
 
 /// \brief Largest difference; infinite where NaN or infinity differ.
@@ -99,7 +76,7 @@ TEST_CASE("the command attends as numpy does, in every tier") {
     for (const Tier* tier : tiers()) {
         if (!tier->available().ok || !tier->limits.dtypes.has(DType::float64)) continue;
         CAPTURE(std::string(tier->name));
-        const Folder folder;
+        const Workplace folder;
         const std::string run = "run " + problem + "--tier " + tier->name + " --out o.npy ";
         REQUIRE(folder.attn(run).status == 0);
         CHECK(difference(read_npy(folder / "o.npy"), numpy_made("plain_out")) <= numpy_tolerance);
@@ -129,7 +106,7 @@ TEST_CASE("the command attends as numpy does, in every tier") {
 }
 
 TEST_CASE("the command takes safetensors, and gives them") {
-    const Folder folder;
+    const Workplace folder;
     REQUIRE(folder.attn("run " + problem + "--mask " + data + "npy/problem_seen.npy --out want.npy")
                 .status == 0);
     const Tensor query = numpy_made("query"), key = numpy_made("key"), value = numpy_made("value"),
@@ -165,7 +142,7 @@ TEST_CASE("the command takes safetensors, and gives them") {
 }
 
 TEST_CASE("the command says which mistake was made, exits with 2, and touches no file") {
-    const Folder folder;
+    const Workplace folder;
     const auto save = [&](const char* name, std::initializer_list<Index> shape,
                           DType dtype = DType::float32) {
         write_npy(folder / name, random_normal(shape, 0, dtype));
@@ -267,7 +244,9 @@ TEST_CASE("the command says which mistake was made, exits with 2, and touches no
         {"run " + out + "--scale nan", "scale is nan, but must be finite"},
         {"run " + out + "--scale two", "--scale"},
         {"run " + out + "--threads -1", "threads is -1, but must be 0 or more"},
-        {"compare --shape 1,1,2", "--shape"},
+        {"compare --shape 1,1,2", "--shape is '1,1,2', but must be four sizes B,H,L,E"},
+        {"compare --shape 1,1,2,2,", "but must be four sizes B,H,L,E"},
+        {"compare --shape 1,1,2,99999999999999999999", "but must be four sizes B,H,L,E"},
         {"compare --shape 1,1,2,-2", "E=-2 is negative"},
         {"compare --shape 1,1,2,2 --calls 0", "--calls"},
         {"compare --shape 99999999,99999999,2,2", "these tensors would take"},
@@ -322,7 +301,7 @@ TEST_CASE("the command says which mistake was made, exits with 2, and touches no
 }
 
 TEST_CASE("the command leaves nothing behind when it is stopped or the disk is full") {
-    const Folder folder;
+    const Workplace folder;
     REQUIRE(folder.attn("generate --shape 1,4,2048,64 --out .").status == 0);
     const auto before = folder.all();
     const std::string run =
@@ -348,7 +327,7 @@ TEST_CASE("the command leaves nothing behind when it is stopped or the disk is f
 }
 
 TEST_CASE("the command generates the same files for the same seed") {
-    const Folder folder;
+    const Workplace folder;
     REQUIRE(
         folder
             .attn("generate --shape 2,4,5,8 --key-heads 2 --keys 7 --value-dim 3 --generator sink "
@@ -370,7 +349,7 @@ TEST_CASE("the command generates the same files for the same seed") {
 }
 
 TEST_CASE("the command compares, explains and lists every tier") {
-    const Folder folder;
+    const Workplace folder;
     const json compared =
         json::parse(folder
                         .attn("compare --json --calls 1 --shape 1,4,9,8 --key-heads 2 --keys 11 "
@@ -420,7 +399,7 @@ TEST_CASE("the command compares, explains and lists every tier") {
 }
 
 TEST_CASE("the command tells its version, what it was built with, and its help") {
-    const Folder folder;
+    const Workplace folder;
     const Result version = folder.shell("ATTN_ISA=baseline OMP_NUM_THREADS=3 \"$attn\" --version");
     CHECK(version.status == 0);
     CHECK(version.out.starts_with("attn "));
@@ -435,7 +414,7 @@ TEST_CASE("the command tells its version, what it was built with, and its help")
                                   "explain --help", "generate --help", "demo --help"}) {
         CAPTURE(std::string(arguments));
         CHECK(folder.attn(arguments).status == 0);
-        CHECK(holds(folder.attn(arguments).out, "Usage: "));
+        CHECK(holds(folder.attn(arguments).out, "Usage: attn "));
     }
     CHECK(folder.attn("").status == 2);
 }

@@ -27,7 +27,6 @@ Measurement measured(double ratio, double logsumexp_ratio = 0.5) {
 
 Inputs small_problem() {
     Inputs inputs;
-    inputs.query = inputs.key = inputs.value = Tensor();
     Qkv qkv = generate("gauss", {.L = 3, .S = 5, .E = 4, .Ev = 2}, 0);
     inputs.query = std::move(qkv.query);
     inputs.key = std::move(qkv.key);

@@ -54,7 +54,7 @@ def test(program, tier):
     """Returns whether the tests failed, and the names of the test cases that did."""
     environment = dict(os.environ, ATTN_TEST_SCALE="small", OMP_NUM_THREADS="2")
     try:
-        done = run([program, f"--tier={tier}", "--no-colors=true", "--abort-after=200"],
+        done = run([program, f"--tier={tier}", "--no-colors=true", "--abort-after=2000"],
                    env=environment, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return True, ["(did not end)"]
@@ -92,16 +92,18 @@ def main():
     copy_tree(tree)
     configured = run(["cmake", "-S", str(tree), "-B", str(folder), "-G", "Ninja",
                       "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
-                      "-DATTN_CUDA=OFF", "-DATTN_CLI=OFF", "-DATTN_BENCH=OFF"])
+                      "-DATTN_CUDA=OFF", "-DATTN_BENCH=OFF"])
     built = build(folder, arguments.jobs) if configured.returncode == 0 else configured
     if built.returncode != 0:
         sys.exit(built.stdout[-3000:] + "\nthe program does not build without a mutant")
     program = folder / "tests" / "attn_tests"
+    unusable = []
     for tier in sorted({m["tier"] for m in mutants}):
         failed, names = test(program, tier)
         if failed:
-            sys.exit(f"without a mutant, tier {tier} fails: " + "; ".join(names))
-    print(f"the tests pass without a mutant ({time.monotonic() - began:.0f} s)", flush=True)
+            print(f"FAILS without a mutant: tier {tier}: " + "; ".join(names), flush=True)
+            unusable += [m for m in mutants if m["tier"] == tier]
+    print(f"built and tested without a mutant ({time.monotonic() - began:.0f} s)", flush=True)
 
     survivors = []
 
@@ -112,12 +114,12 @@ def main():
             survivors.append(mutant["name"])
         verdict = "killed  " if failed else "SURVIVED"
         print(f'{verdict}  {mutant["name"]} ({mutant["file"]}): '
-              + (f"{len(killers)} test cases, among them '{killers[0]}'" if killers else
+              + (f"{len(killers)} test cases, among them '{killers[-1]}'" if killers else
                  "the program ended abnormally" if failed else mutant["models"]), flush=True)
 
     with ThreadPoolExecutor(1) as tester:  # tests of one mutant beside the build of the next
         for number, mutant in enumerate(mutants):
-            if mutant in misplaced:
+            if mutant in misplaced or mutant in unusable:
                 continue
             path = tree / mutant["file"]
             original = path.read_text()
@@ -132,9 +134,11 @@ def main():
             mutated = folder / f"mutant_{number}"
             shutil.copy(program, mutated)
             tester.submit(judge, mutant, mutated)
-    killed = len(mutants) - len(misplaced) - len(survivors)
-    print(f"{killed} of {len(mutants)} mutants killed in {time.monotonic() - began:.0f} s")
-    return 1 if survivors or misplaced else 0
+    not_run = len([m for m in mutants if m in misplaced or m in unusable])
+    killed = len(mutants) - not_run - len(survivors)
+    print(f"{killed} of {len(mutants)} mutants killed, {len(survivors)} survived, {not_run} not run "
+          f"({time.monotonic() - began:.0f} s)")
+    return 0 if killed == len(mutants) else 1
 
 
 if __name__ == "__main__":

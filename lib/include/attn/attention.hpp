@@ -94,6 +94,7 @@ Tensor scaled_dot_product_attention(const TensorView& query, const TensorView& k
 struct Check {
     std::optional<ErrorCode> error{};  ///< empty: accepted
     std::string message{};             ///< what `Error::what()` would say
+    /// \brief True if the call would be accepted.
     explicit operator bool() const noexcept { return !error; }
 };
 
@@ -110,7 +111,7 @@ std::size_t scratch_bytes(const TensorView& query, const TensorView& key, const 
 
 /// \brief One line of `explain`: a tier and what `auto` thinks of it for this problem.
 struct Candidate {
-    std::string tier;
+    std::string tier;               ///< its name
     bool able = false;              ///< it could run this problem here
     std::string reason;             ///< why it was taken, was not, or cannot run
     double estimated_seconds = 0;   ///< from recorded speeds; 0 when not able
@@ -123,7 +124,7 @@ struct Explanation {
     std::vector<Candidate> candidates;  ///< every tier, in the ladder's order
 };
 
-/// \brief Explains the choice without running it.
+/// \brief Explains the choice without running it. Taught in \ref choosing.
 /// \throws Error as the call itself would.
 Explanation explain(const TensorView& query, const TensorView& key, const TensorView& value,
                     const MutableTensorView& out, const Options& options = {},

@@ -7,3 +7,7 @@
 #include <attn/row_state.hpp>
 #include <attn/tensor.hpp>
 #include <attn/tier.hpp>
+
+/// \brief The library: one call, `scaled_dot_product_attention`, the tiers that answer it, and the
+///        tensors they take.
+namespace attn {}

@@ -53,7 +53,7 @@ constexpr const char* name_of(DType dtype) {
 
 /// \brief IEEE 754 binary16: 1 sign, 5 exponent and 10 fraction bits; largest finite value 65504.
 struct float16 {
-    std::uint16_t bits = 0;
+    std::uint16_t bits = 0;  ///< as stored
 
     float16() = default;
     /// \brief Rounds to nearest, ties to even; overflow gives infinity; NaN stays NaN.
@@ -95,7 +95,7 @@ struct float16 {
 
 /// \brief bfloat16: the upper half of a float32. 8 exponent and 7 fraction bits.
 struct bfloat16 {
-    std::uint16_t bits = 0;
+    std::uint16_t bits = 0;  ///< as stored
 
     bfloat16() = default;
     /// \brief Rounds to nearest, ties to even; NaN stays NaN.
@@ -117,6 +117,7 @@ struct bfloat16 {
 /// \brief The `DType` of a C++ element type.
 template <class T>
 inline constexpr DType dtype_of = [] { static_assert(sizeof(T) == 0, "not an element type"); }();
+/// \cond
 template <>
 inline constexpr DType dtype_of<bool> = DType::boolean;
 template <>
@@ -127,16 +128,20 @@ template <>
 inline constexpr DType dtype_of<float16> = DType::float16;
 template <>
 inline constexpr DType dtype_of<bfloat16> = DType::bfloat16;
+/// \endcond
 
 /// \brief The type a tier computes in: double for float64, float for everything narrower.
 template <class T>
 struct ComputeType {
-    using type = float;
+    using type = float;  ///< of every type but double
 };
+/// \cond
 template <>
 struct ComputeType<double> {
     using type = double;
 };
+/// \endcond
+/// \brief Short for `ComputeType<T>::type`.
 template <class T>
 using Compute = typename ComputeType<T>::type;
 

@@ -26,7 +26,10 @@ const char* name_of(ErrorCode code);
 /// \brief One sentence that holds the offending values. Thrown before anything is written.
 class Error : public std::runtime_error {
   public:
+    /// \param code     what kind of mistake
+    /// \param message  one sentence that holds the values
     Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+    /// \brief What kind of mistake.
     ErrorCode code() const noexcept { return code_; }
 
   private:

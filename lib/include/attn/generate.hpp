@@ -14,6 +14,7 @@ namespace attn {
 /// \brief A contiguous tensor of independent N(0, 1) values, rounded to `dtype`.
 Tensor random_normal(std::span<const Index> shape, std::uint64_t seed,
                      DType dtype = DType::float32);
+/// \brief The same, for a shape written in braces.
 inline Tensor random_normal(std::initializer_list<Index> shape, std::uint64_t seed,
                             DType dtype = DType::float32) {
     return random_normal(std::span<const Index>(shape.begin(), shape.size()), seed, dtype);
@@ -21,7 +22,13 @@ inline Tensor random_normal(std::initializer_list<Index> shape, std::uint64_t se
 
 /// \brief The sizes of one problem.
 struct Sizes {
-    Index B = 1, Hq = 1, H = 1, L = 1, S = 1, E = 1, Ev = 1;
+    Index B = 1;   ///< batch size
+    Index Hq = 1;  ///< query heads, a multiple of H
+    Index H = 1;   ///< key heads
+    Index L = 1;   ///< query rows
+    Index S = 1;   ///< key rows
+    Index E = 1;   ///< channels of a query or key row
+    Index Ev = 1;  ///< channels of a value row
 };
 
 /// \brief Inputs of one problem.
@@ -33,8 +40,8 @@ struct Qkv {
 
 /// \brief A distribution of inputs.
 struct Generator {
-    const char* name;
-    const char* about;
+    const char* name;   ///< what `generate` takes
+    const char* about;  ///< what it draws, in one line
 };
 
 /// \brief All generators: "gauss" first, then the ones that are hard for quantized kernels.

@@ -1,6 +1,6 @@
 /// \file
 /// \brief How a result is judged: a reference, a bound derived for each element, and a verdict.
-///        The one comparison of tests, benches and the command line.
+///        The one comparison of tests, benches and the command line. The derivation: \ref trusting.
 ///
 /// \par The bound
 /// A correct tier whose unit roundoff is \f$ u \f$ (2^-24 when it computes in float32, 2^-53 in
@@ -50,8 +50,12 @@ namespace attn {
 /// are as exact as `literal`, from an independent function in `long double`; so `literal` is
 /// judged too.
 struct Reference {
-    DType dtype = DType::float32;  ///< of query, key, value and out
-    Index N = 1, Hq = 1, L = 0, S = 0, Ev = 0;
+    DType dtype = DType::float32;        ///< of query, key, value and out
+    Index N = 1;                         ///< batch size: the product of all batch axes
+    Index Hq = 1;                        ///< query heads
+    Index L = 0;                         ///< query rows
+    Index S = 0;                         ///< key rows
+    Index Ev = 0;                        ///< channels of an out row
     std::vector<long double> out;        ///< (N, Hq, L, Ev)
     std::vector<long double> logsumexp;  ///< (N, Hq, L)
     std::vector<double> value_size;      ///< (N, Hq, L, Ev): W
@@ -96,10 +100,13 @@ struct Verdict {
     Index count = 0;         ///< elements compared
     Index nans = 0;          ///< elements that are NaN where the reference is not
 
-    bool ok() const { return worst_ratio <= 1; }  // false for NaN
+    /// \brief Accepted; false for NaN.
+    bool ok() const { return worst_ratio <= 1; }
 };
 
 /// \brief Compares `out`, of any strides, with its reference.
+/// \param out        what a tier wrote
+/// \param reference  of the same problem
 /// \param allowance  the tier's \f$ \epsilon_w \f$, or all that it states: `{tier, dtype}`
 /// \throws Error `bad_shape` or `bad_dtype` when `out` does not fit the reference.
 Verdict judge(const TensorView& out, const Reference& reference, const Allowance& allowance = {});

@@ -21,16 +21,18 @@ ATTN_HD inline Real larger(Real a, Real b) {
     return (b > a || b != b) ? b : a;
 }
 
-/// \brief Running maximum and running sum of weights, exp(score - max), of one query row.
+/// \brief Running maximum and running sum of weights, exp(score - max), of one query row. Taught in
+///        \ref tier_online.
 template <class Real>
 struct RowState {
-    Real max = -std::numeric_limits<Real>::infinity();
-    Real sum = 0;
+    Real max = -std::numeric_limits<Real>::infinity();  ///< largest score so far
+    Real sum = 0;                                       ///< of weights under that maximum
 
     /// \brief Raises the maximum to cover scores up to `largest`.
     /// \return `shrink` = exp(old max - new max), by which all that was summed under the old
     ///         maximum must be multiplied (`sum` has been). 1 when nothing grew; 0 on the first
     ///         visible score.
+    // [grow]
     ATTN_HD Real grow(Real largest) {
         const Real grown = larger(max, largest);
         if (grown == max) return 1;  // also -inf == -inf, where the subtraction would give NaN
@@ -39,6 +41,7 @@ struct RowState {
         sum *= shrink;
         return shrink;
     }
+    // [grow]
 
     /// \brief Weight of a score under the current maximum: exp(score - max), 0 for a score of -inf.
     ///        `grow` must have seen the score.
@@ -68,6 +71,7 @@ struct Merge {
 /// \brief Merges two halves: commutative, and associative up to rounding. An empty half is neutral.
 template <class Real>
 ATTN_HD inline Merge<Real> merge(const RowState<Real>& a, const RowState<Real>& b) {
+    // [merge]
     Merge<Real> m;
     RowState<Real> left = a, right = b;
     m.factor_a = left.grow(b.max);
@@ -75,6 +79,7 @@ ATTN_HD inline Merge<Real> merge(const RowState<Real>& a, const RowState<Real>& 
     m.state.max = left.max;
     m.state.sum = left.sum + right.sum;
     return m;
+    // [merge]
 }
 
 }  // namespace attn

@@ -23,6 +23,7 @@ inline constexpr int max_rank = 8;
 
 /// \brief Where memory lives: -1 is the host, 0, 1, ... are CUDA devices.
 using DeviceId = int;
+/// \brief The `DeviceId` of host memory.
 inline constexpr DeviceId host = -1;
 
 /// \brief A window onto somebody else's memory: address, element type, shape and strides.
@@ -33,18 +34,19 @@ inline constexpr DeviceId host = -1;
 /// \tparam Void `const void` for a view that only reads, `void` for one that may write.
 template <class Void>
 struct BasicTensorView {
-    Void* data = nullptr;
-    DType dtype = DType::float32;
-    DeviceId device = host;
-    int rank = 0;              ///< 0 to max_rank
-    Index shape[max_rank]{};   ///< the first `rank` entries count
-    Index stride[max_rank]{};  ///< in elements
+    Void* data = nullptr;          ///< address of element (0, ..., 0)
+    DType dtype = DType::float32;  ///< of the elements
+    DeviceId device = host;        ///< where the memory is
+    int rank = 0;                  ///< 0 to max_rank
+    Index shape[max_rank]{};       ///< the first `rank` entries count
+    Index stride[max_rank]{};      ///< in elements
 
     BasicTensorView() = default;
     /// \brief A contiguous (row-major) tensor of the given shape. More than `max_rank` axes leave
     ///        a rank that the call then refuses.
     BasicTensorView(Void* data_, DType dtype_, std::span<const Index> shape_,
                     DeviceId device_ = host);
+    /// \brief The same, for a shape written in braces.
     BasicTensorView(Void* data_, DType dtype_, std::initializer_list<Index> shape_,
                     DeviceId device_ = host)
         : BasicTensorView(data_, dtype_, std::span<const Index>(shape_.begin(), shape_.size()),
@@ -63,7 +65,9 @@ struct BasicTensorView {
     Index size() const;
 };
 
+/// \brief A view that only reads.
 using TensorView = BasicTensorView<const void>;
+/// \brief A view that may write.
 using MutableTensorView = BasicTensorView<void>;
 
 /// \brief "(2, 8, 64, 64)", as error messages write a shape.
@@ -73,10 +77,11 @@ std::string shape_text(const BasicTensorView<Void>& view);
 /// \brief A typed view of fixed rank: what a tier reads and writes. Host and device.
 template <class T, int Rank>
 struct View {
-    T* data = nullptr;
-    Index shape[Rank]{};
+    T* data = nullptr;     ///< address of element (0, ..., 0)
+    Index shape[Rank]{};   ///< sizes of the axes
     Index stride[Rank]{};  ///< in elements
 
+    /// \brief The element at these indices, one for each axis. Not checked.
     template <class... I>
     ATTN_HD T& operator()(I... at) const {
         static_assert(sizeof...(I) == Rank, "one index per axis");
@@ -108,23 +113,33 @@ class Tensor {
     /// \throws Error `bad_shape` for a negative size, too many axes or a byte count that overflows,
     ///         `no_memory` when there is none.
     explicit Tensor(std::span<const Index> shape, DType dtype = DType::float32);
+    /// \brief The same, for a shape written in braces.
     Tensor(std::initializer_list<Index> shape, DType dtype = DType::float32)
         : Tensor(std::span<const Index>(shape.begin(), shape.size()), dtype) {}
 
+    /// \brief Type of the elements.
     DType dtype() const { return view_.dtype; }
+    /// \brief Number of axes.
     int rank() const { return view_.rank; }
+    /// \brief Sizes of the axes, `rank()` of them.
     std::span<const Index> shape() const {
         return {view_.shape, static_cast<std::size_t>(view_.rank)};
     }
-    Index size() const { return view_.size(); }
+    /// \brief Number of elements.
+    /// \brief Elements; 0 for a tensor that was default-constructed or moved from.
+    Index size() const { return view_.data == nullptr ? 0 : view_.size(); }
+    /// \brief Bytes of all elements.
     std::size_t bytes() const { return static_cast<std::size_t>(size()) * size_of(dtype()); }
 
+    /// \brief Address of the first element; never null for a tensor that was given a shape.
     void* data() { return view_.data; }
+    /// \brief The same, to read.
     const void* data() const { return view_.data; }
     /// \brief All elements in row-major order. T must be the C++ type of `dtype()`; throws
     ///        `bad_dtype` otherwise.
     template <class T>
     std::span<T> values();
+    /// \brief The same, to read.
     template <class T>
     std::span<const T> values() const;
     /// \brief Element `i` in row-major order, widened to double (a bool gives 0 or 1).
@@ -134,9 +149,13 @@ class Tensor {
     /// \brief A copy with every element converted to `dtype`.
     Tensor to(DType dtype) const;
 
+    /// \brief A view of all of it. Valid as long as the tensor; a tensor also converts to one.
     MutableTensorView view() { return view_; }
+    /// \brief The same, to read.
     TensorView view() const { return view_; }
+    /// \brief So that a tensor can be given where a view is wanted.
     operator MutableTensorView() { return view_; }
+    /// \brief The same, to read.
     operator TensorView() const { return view_; }
 
   private:

@@ -11,26 +11,40 @@
 
 namespace attn {
 
-enum class DeviceKind : std::uint8_t { cpu, gpu };
+/// \brief Where a tier computes.
+enum class DeviceKind : std::uint8_t {
+    cpu,  ///< host memory
+    gpu,  ///< device memory; host tensors are copied there and back
+};
 
 /// \brief How a row's mask is given to a tier.
-enum class MaskKind : std::uint8_t { none, boolean, additive };
+enum class MaskKind : std::uint8_t {
+    none,      ///< no mask
+    boolean,   ///< bytes; nonzero = attend
+    additive,  ///< added to the score; -inf removes the key
+};
 
 /// \brief A validated problem of rank 4: what a tier runs. All checks have been made.
 ///
 /// Every axis is present (missing ones have size 1), a mask is expanded to (B, Hq, L, S) with
 /// stride 0 where it was broadcast, and `diagonal` says the causal rule as one number.
 struct Problem {
-    Index B = 1, Hq = 1, H = 1, L = 0, S = 0, E = 0, Ev = 0;
+    Index B = 1;                   ///< batch size: the product of all batch axes of the call, or 1
+    Index Hq = 1;                  ///< query heads, a multiple of H
+    Index H = 1;                   ///< key heads
+    Index L = 0;                   ///< query rows
+    Index S = 0;                   ///< key rows
+    Index E = 0;                   ///< channels of a query or key row
+    Index Ev = 0;                  ///< channels of a value or out row
     DType dtype = DType::float32;  ///< of query, key, value and out
-    double scale = 1;
-    TensorView query;             ///< (B, Hq, L, E)
-    TensorView key;               ///< (B, H, S, E)
-    TensorView value;             ///< (B, H, S, Ev)
-    MutableTensorView out;        ///< (B, Hq, L, Ev)
-    MutableTensorView logsumexp;  ///< (B, Hq, L), float32 or float64; absent: not wanted
-    TensorView mask;              ///< (B, Hq, L, S); absent: none
-    MaskKind mask_kind = MaskKind::none;
+    double scale = 1;              ///< multiplies the scores
+    TensorView query;              ///< (B, Hq, L, E)
+    TensorView key;                ///< (B, H, S, E)
+    TensorView value;              ///< (B, H, S, Ev)
+    MutableTensorView out;         ///< (B, Hq, L, Ev)
+    MutableTensorView logsumexp;   ///< (B, Hq, L), float32 or float64; absent: not wanted
+    TensorView mask;               ///< (B, Hq, L, S); absent: none
+    MaskKind mask_kind = MaskKind::none;  ///< how `mask` is to be read
     /// Row i may see key j only if j <= i + diagonal. S without a causal rule, 0 for upper_left,
     /// S - L for lower_right.
     Index diagonal = 0;
@@ -40,6 +54,7 @@ struct Problem {
     DeviceId device = host;         ///< where all tensors live
     std::span<std::byte> scratch;   ///< at least `Tier::scratch_bytes(problem)`, contents undefined
 
+    /// \brief The key head that a query head reads: groups are contiguous.
     Index key_head(Index query_head) const { return query_head / (Hq / H); }
     /// \brief Keys that causality leaves to row i: 0 .. visible(i) - 1.
     Index visible(Index i) const {
@@ -68,27 +83,30 @@ struct Problem {
 
 /// \brief A set of element types, one bit each.
 struct DTypeSet {
-    std::uint8_t bits = 0;
+    std::uint8_t bits = 0;  ///< bit n: the type with number n
     constexpr DTypeSet() = default;
+    /// \brief The types in braces.
     constexpr DTypeSet(std::initializer_list<DType> list) {
         for (DType dtype : list) bits |= static_cast<std::uint8_t>(1u << static_cast<int>(dtype));
     }
+    /// \brief Whether the set holds `dtype`.
     constexpr bool has(DType dtype) const { return bits >> static_cast<int>(dtype) & 1u; }
 };
 
+/// \brief The four floating-point types.
 inline constexpr DTypeSet all_floats{DType::float64, DType::float32, DType::float16,
                                      DType::bfloat16};
 
 /// \brief What a tier takes. Validation, skipped tests, `attn tiers`, `explain` and the tables of
 ///        limits in the docs all read these fields.
 struct Limits {
-    DTypeSet dtypes{};
-    bool boolean_mask = true;
-    bool additive_mask = true;
-    bool causal = true;
-    bool grouped_heads = true;
-    bool logsumexp = true;
-    bool error_limit = false;    ///< of a quantized tier: honours `Execution::max_relative_error`
+    DTypeSet dtypes{};           ///< of query, key, value and out
+    bool boolean_mask = true;    ///< takes a boolean mask
+    bool additive_mask = true;   ///< takes an additive mask
+    bool causal = true;          ///< takes a causal rule
+    bool grouped_heads = true;   ///< takes Hq > H
+    bool logsumexp = true;       ///< can write the logsumexp
+    bool error_limit = false;    ///< of a quantized tier: keeps `Execution::max_relative_error`
     Index max_head_dim = 0;      ///< of E and Ev; 0: any
     const char* requires_ = "";  ///< "sm_90a", "AVX2", ...; empty: nothing special
 };
@@ -108,20 +126,21 @@ struct Accuracy {
 
 /// \brief Can this tier run on this machine?
 struct Availability {
-    bool ok = true;
+    bool ok = true;        ///< it can
     std::string reason{};  ///< why not
 };
 
 /// \brief One rung of the ladder. A tier's own file gives limits and functions; name, place and
-///        idea come from its line in lib/tiers.def.
+///        idea come from its line in lib/tiers.def. Adding one: \ref contributing.
 struct Tier {
-    const char* name = "";
-    const char* builds_on = "";  ///< name of an earlier tier, or "nothing"
-    const char* idea = "";       ///< the one idea this step adds
-    DeviceKind device = DeviceKind::cpu;
-    bool parallel = false;  ///< uses `Problem::threads`
-    Limits limits{};
-    Accuracy accuracy{};
+    const char* name = "";                ///< as in lib/tiers.def
+    const char* builds_on = "";           ///< name of an earlier tier, or "nothing"
+    const char* idea = "";                ///< the one idea this step adds
+    DeviceKind device = DeviceKind::cpu;  ///< where it computes
+    bool parallel = false;                ///< uses `Problem::threads`
+    Limits limits{};                      ///< what it takes
+    Accuracy accuracy{};                  ///< rounding steps it adds
+    /// \brief Whether it can run on this machine, and why not.
     Availability (*available)() = nullptr;
     /// \brief Bytes of working memory that `run` uses. May not depend on the contents of tensors.
     std::size_t (*scratch_bytes)(const Problem&) = nullptr;

@@ -1,0 +1,7 @@
+// Broken: rows as they lie, eight of which share their banks.
+namespace attn::exercises {
+
+/// Byte offset of piece `piece` (0 to 7, 16 bytes each) of row `row` in a tile of 128-byte rows.
+int offset(int row, int piece) { return row * 128 + piece * 16; }
+
+}  // namespace attn::exercises

@@ -1,0 +1,1 @@
+set(budget "L * S")

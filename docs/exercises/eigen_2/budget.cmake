@@ -1,0 +1,1 @@
+set(budget "16 * S")

@@ -1,0 +1,1 @@
+set(budget "3 * (16 + Ev)")

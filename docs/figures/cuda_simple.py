@@ -1,0 +1,21 @@
+"""Tier cuda_simple: the memory sectors that one warp's load of a key channel touches."""
+import matplotlib.pyplot as plt
+
+from figures import GREY, save
+
+
+def draw(folder, root):
+    """Lane n reads float n * E: each square is a sector of 32 bytes, filled where it is used."""
+    figure, axes = plt.subplots(figsize=(7.2, 2.6))
+    for line, (E, label) in enumerate([(1, "neighbours"), (4, "E = 4"), (64, "E = 64, first 64 "
+                                                                         "sectors of 256")]):
+        for sector in range(64):
+            used = sum(1 for lane in range(32) if lane * E // 8 == sector)
+            axes.add_patch(plt.Rectangle((sector, -line), 0.85, 0.7, edgecolor=GREY, linewidth=0.5,
+                                         facecolor="#4a90d9", alpha=0.2 + 0.8 * used / 8 if used else 0.04))
+        touched = len({lane * E // 8 for lane in range(32)})
+        axes.text(65, -line + 0.2, f"{label}:\n{touched} sectors", fontsize=9)
+    axes.set_xlim(-1, 92)
+    axes.set_ylim(-2.4, 1.2)
+    axes.axis("off")
+    save(figure, folder, "cuda_simple_sectors")

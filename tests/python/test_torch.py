@@ -1,0 +1,487 @@
+"""The drop-in for torch: the same calls, the same answers, the same errors, and counted hand-overs."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from harness import needs, weight_error
+
+import attention_ladder as al
+
+torch = pytest.importorskip("torch", reason="torch is not installed: the drop-in is not tested")
+F = torch.nn.functional
+
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
+from torch.nn.attention.bias import causal_lower_right, causal_upper_left  # noqa: E402
+
+from attention_ladder._judge.reference import judge_out, reference  # noqa: E402
+
+attend = al.scaled_dot_product_attention
+torchs_own = torch._C._nn.scaled_dot_product_attention
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)  # two OpenMP runtimes on a shared machine wait for each other
+    torch.manual_seed(3)
+
+
+@pytest.fixture
+def patched(monkeypatch):
+    """The seed's line, undone after the test."""
+    monkeypatch.setattr(F, "scaled_dot_product_attention", al.scaled_dot_product_attention)
+
+
+def tensors(*shapes, dtype=torch.float32):
+    return [torch.randn(s).to(dtype) for s in shapes]
+
+
+def wide(t):
+    return t.detach().to(torch.float64).numpy()
+
+
+# ---- the call ------------------------------------------------------------------------------------
+
+
+def test_the_signature_is_torchs():
+    parameters = inspect.signature(attend).parameters
+    torchs = ["query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"]
+    assert list(parameters)[:8] == torchs
+    defaults = [parameters[p].default for p in torchs[3:]]
+    assert defaults == [None, 0.0, False, None, False]
+
+
+def test_positional_and_keyword_calls_are_one():
+    q, k, v = tensors((2, 4, 5, 8), (2, 2, 7, 8), (2, 2, 7, 8))
+    mask = torch.rand(5, 7) < 0.7
+    by_position = attend(q, k, v, mask, 0.0, False, 0.3, True)
+    by_keyword = attend(enable_gqa=True, scale=0.3, attn_mask=mask, value=v, key=k, query=q)
+    assert torch.equal(by_position, by_keyword)
+    torch.testing.assert_close(by_position, torchs_own(q, k, v, mask, scale=0.3, enable_gqa=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("options", [
+    {}, {"is_causal": True}, {"scale": 0.0}, {"scale": -0.5}, {"attn_mask": "bool"},
+    {"attn_mask": "float32"}, {"attn_mask": "own"}])
+def test_the_answer_is_within_the_bound(tier, dtype, options):
+    needs(tier, str(dtype).removeprefix("torch."))
+    q, k, v = tensors((2, 4, 9, 16), (2, 4, 13, 16), (2, 4, 13, 8), dtype=dtype)
+    options = dict(options)
+    mask = options.get("attn_mask")
+    if mask is not None:
+        options["attn_mask"] = {
+            "bool": torch.rand(4, 9, 13) < 0.6,
+            "float32": torch.randn(9, 13),
+            "own": torch.randn(2, 1, 9, 13).to(dtype),
+        }[mask]
+    out = attend(q, k, v, **options, tier=tier)
+    assert out.dtype == dtype
+    name = str(dtype).removeprefix("torch.")
+    given = options.get("attn_mask")
+    given = None if given is None else given.numpy() if given.dtype == torch.bool else wide(given)
+    want = reference(wide(q), wide(k), wide(v), given,
+                     "upper_left" if options.get("is_causal") else None, options.get("scale"), name)
+    verdict = judge_out(wide(out), want, weight_error(tier, name))
+    assert verdict.ok, verdict
+
+
+# Batch axes broadcast as in matmul: torch's own samples, and more.
+SHAPES = [
+    ((4, 3, 8), (4, 4, 6, 8), (4, 4, 6, 8)),
+    ((4, 4, 3, 8), (4, 6, 8), (4, 6, 8)),
+    ((2, 4, 3, 8), (1, 4, 6, 8), (1, 4, 6, 8)),
+    ((1, 4, 3, 8), (2, 4, 6, 8), (2, 4, 6, 8)),
+    ((2, 4, 3, 8), (2, 1, 6, 8), (2, 1, 6, 8)),
+    ((2, 1, 3, 8), (2, 4, 6, 8), (2, 4, 6, 8)),
+    ((2, 4, 3, 8), (2, 1, 6, 8), (2, 4, 6, 8)),
+    ((2, 4, 3, 8), (6, 8), (6, 8)),
+    ((3, 8), (2, 4, 6, 8), (4, 6, 8)),
+    ((2, 1, 4, 3, 8), (5, 4, 6, 8), (2, 5, 1, 6, 8)),
+    ((3, 8), (6, 8), (6, 5)),
+    ((2, 4, 0, 8), (2, 4, 6, 8), (2, 4, 6, 8)),
+    ((2, 4, 3, 8), (2, 4, 0, 8), (2, 4, 0, 8)),
+    ((2, 4, 3, 0), (2, 4, 6, 0), (2, 4, 6, 8)),
+    ((0, 4, 3, 8), (0, 4, 6, 8), (0, 4, 6, 8)),
+]
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_batch_axes_broadcast_as_torchs_do(shapes):
+    q, k, v = tensors(*shapes)
+    with sdpa_kernel(SDPBackend.MATH):
+        want = torchs_own(q, k, v)
+    got = attend(q, k, v)
+    assert got.shape == want.shape
+    torch.testing.assert_close(got, want)
+    assert al.stats().torch == {}
+
+
+@pytest.mark.parametrize("heads", [(8, 2, 2), (8, 1, 1), (8, 4, 2), (8, 8, 2), (6, 3, 3)], ids=str)
+def test_grouped_heads_are_contiguous_groups(heads):
+    Hq, H, Hv = heads
+    q, k, v = tensors((2, Hq, 3, 8), (2, H, 6, 8), (2, Hv, 6, 8))
+    want = torchs_own(q, k.repeat_interleave(Hq // H, 1), v.repeat_interleave(Hq // Hv, 1))
+    torch.testing.assert_close(attend(q, k, v, enable_gqa=True), want)
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+Q = (2, 4, 5, 8)
+BAD = {
+    "rank": ([(8,), Q, Q], {}, "Expected query, key, and value to all be  at least 2 dimensional"),
+    "dtypes": ([Q, (2, 4, 5, 8, "float64"), Q], {},
+               "Expected query, key, and value to have the same dtype, but got query.dtype:"),
+    "mask dtype": ([Q, Q, Q], {"attn_mask": torch.ones(5, 5, dtype=torch.int32)},
+                   "Expected attn_mask dtype to be bool or float or to match query dtype, but got "
+                   "attn_mask.dtype:"),
+    "mask and causal": ([Q, Q, Q], {"attn_mask": torch.ones(5, 5, dtype=torch.bool), "is_causal": True},
+                        "_scaled_dot_product_attention: Explicit attn_mask should not be set when "
+                        "is_causal=True"),
+    "heads": ([Q, (2, 2, 5, 8), (2, 2, 5, 8)], {}, "The size of tensor a (4) must match the size of "
+              "tensor b (2) at non-singleton dimension 1"),
+    "gqa": ([Q, (2, 3, 5, 8), (2, 3, 5, 8)], {"enable_gqa": True},
+            "Number of heads in key and value must divide the number of heads in"),
+    "S": ([Q, (2, 4, 5, 8), (2, 4, 6, 8)], {}, None),
+    "E": ([Q, (2, 4, 5, 7), Q], {}, None),
+    "mask shape": ([Q, Q, Q], {"attn_mask": torch.ones(5, 4, dtype=torch.bool)}, None),
+    "larger mask": ([(1, *Q[1:])] * 3, {"attn_mask": torch.ones(2, 4, 5, 5, dtype=torch.bool)}, None),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_errors_have_torchs_class_and_words(name):
+    shapes, options, text = BAD[name]
+    q, k, v = (torch.randn(s[:4]).to(getattr(torch, s[4] if len(s) > 4 else "float32"))
+               for s in shapes)
+    with sdpa_kernel(SDPBackend.MATH), pytest.raises(RuntimeError) as torchs:
+        torchs_own(q, k, v, **options)
+    with pytest.raises(RuntimeError) as ours:
+        attend(q, k, v, **options)
+    if text is not None:  # torch's own words change with its versions: a start is enough
+        assert str(ours.value).startswith(text)
+        assert str(torchs.value).startswith(text[:40]), "torch's words have changed"
+
+
+def test_unknown_keywords_raise_as_torchs_do(patched):
+    q, k, v = tensors(Q, Q, Q)
+    for keyword in ("sm_scale", "tensor_layout", "mask", "dropout"):
+        with pytest.raises(TypeError, match=keyword):
+            F.scaled_dot_product_attention(q, k, v, **{keyword: 1})
+
+
+# ---- CausalBias ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [causal_upper_left, causal_lower_right])
+@pytest.mark.parametrize("L, S", [(5, 5), (3, 7)])
+def test_causal_biases_are_understood(make, L, S):
+    q, k, v = tensors((2, 4, L, 8), (2, 4, S, 8), (2, 4, S, 8))
+    bias = make(L, S)
+    visible = torch.ones(L, S, dtype=torch.bool).tril(0 if make is causal_upper_left else S - L)
+    torch.testing.assert_close(attend(q, k, v, bias), torchs_own(q, k, v, visible))
+    assert al.stats().torch == {}
+
+
+@pytest.mark.parametrize("make", [causal_upper_left, causal_lower_right])
+def test_causal_biases_work_with_torchs_name_replaced_and_with_gradients(patched, make):
+    q, k, v = tensors((2, 4, 3, 8), (2, 4, 7, 8), (2, 4, 7, 8))
+    q.requires_grad_()
+    visible = torch.ones(3, 7, dtype=torch.bool).tril(0 if make is causal_upper_left else 4)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=make(3, 7))
+    torch.testing.assert_close(out, torchs_own(q, k, v, visible))
+    assert out.requires_grad and al.stats().torch == {"gradient": 1}
+
+
+def test_a_causal_bias_of_other_sizes_or_with_is_causal_raises():
+    q, k, v = tensors((2, 4, 3, 8), (2, 4, 7, 8), (2, 4, 7, 8))
+    with pytest.raises(ValueError, match="CausalBias should not be used with causal=True"):
+        attend(q, k, v, causal_lower_right(3, 7), is_causal=True)
+    with pytest.raises(al.BadShape, match=r"\(3, 8\), but the tensors have \(3, 7\)"):
+        attend(q, k, v, causal_lower_right(3, 8))
+
+
+# ---- handed to torch -----------------------------------------------------------------------------
+
+
+def call_with_gradient():
+    q, k, v = tensors(Q, Q, Q)
+    v.requires_grad_()
+    attend(q, k, v).sum().backward()
+    assert v.grad is not None
+
+
+def call_with_mask_gradient():
+    q, k, v = tensors(Q, Q, Q)
+    mask = torch.zeros(5, 5, requires_grad=True)
+    attend(q, k, v, mask).sum().backward()
+    assert mask.grad is not None
+
+
+def call_with_dropout():
+    q, k, v = tensors(Q, Q, Q)
+    torch.manual_seed(1)
+    got = attend(q, k, v, dropout_p=0.5)
+    torch.manual_seed(1)
+    assert torch.equal(got, torchs_own(q, k, v, dropout_p=0.5))
+
+
+def call_with_meta():
+    q = torch.empty(Q, device="meta")
+    assert attend(q, q, q).device.type == "meta"
+
+
+def call_with_fake():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        q = torch.empty(Q)
+        assert attend(q, q, q).shape == Q
+
+
+def call_with_nested():
+    a = torch.nested.nested_tensor([torch.randn(3, 4, 8), torch.randn(5, 4, 8)],
+                                   layout=torch.jagged).transpose(1, 2)
+    assert attend(a, a, a).is_nested
+
+
+def call_with_strided_nested():
+    a = torch.nested.nested_tensor([torch.randn(4, 3, 8), torch.randn(4, 5, 8)])
+    assert attend(a, a, a).is_nested
+
+
+def call_with_sparse():
+    q = torch.randn(Q)
+    with pytest.raises((RuntimeError, NotImplementedError)):  # torch's own refusal
+        attend(q.to_sparse(), q, q)
+
+
+def call_with_vmap():
+    q = torch.randn(3, *Q)
+    torch.testing.assert_close(torch.vmap(attend)(q, q, q), torchs_own(q, q, q))
+
+
+def call_with_forward_gradient():
+    q, k, v = tensors(Q, Q, Q)
+    with sdpa_kernel(SDPBackend.MATH):  # torch's fused CPU kernel has no forward derivative
+        _, tangent = torch.func.jvp(lambda x: attend(x, k, v), (q,), (torch.ones_like(q),))
+    assert tangent.shape == q.shape
+
+
+def call_with_forward_ad():
+    q, k, v = tensors(Q, Q, Q)
+    with torch.autograd.forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+        dual = torch.autograd.forward_ad.make_dual(q, torch.ones_like(q))
+        out = attend(dual, k, v)
+        assert torch.autograd.forward_ad.unpack_dual(out).tangent is not None
+
+
+def call_while_tracing():
+    q, k, v = tensors(Q, Q, Q)
+    traced = torch.jit.trace(lambda a, b, c: attend(a, b, c), (q, k, v), check_trace=False)
+    q2 = torch.randn(Q)
+    torch.testing.assert_close(traced(q2, k, v), torchs_own(q2, k, v))
+
+
+def call_with_integers():
+    q = torch.ones(Q, dtype=torch.int32)
+    with pytest.raises(RuntimeError):
+        attend(q, q, q)
+
+
+def call_with_rank_nine():
+    q = torch.randn((1,) * 7 + (3, 8))
+    torch.testing.assert_close(attend(q, q, q), torchs_own(q, q, q))
+
+
+REASONS = {
+    "gradient": call_with_gradient,
+    "gradient ": call_with_mask_gradient,
+    "dropout": call_with_dropout,
+    "meta": call_with_meta,
+    "subclass": call_with_fake,
+    "nested": call_with_nested,
+    "nested ": call_with_strided_nested,
+    "sparse": call_with_sparse,
+    "functorch": call_with_vmap,
+    "functorch ": call_with_forward_gradient,
+    "forward gradient": call_with_forward_ad,
+    "tracing": call_while_tracing,
+    "dtype": call_with_integers,
+    "rank": call_with_rank_nine,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reason", REASONS)
+def test_what_is_not_ours_goes_to_torch_and_is_counted(reason):
+    REASONS[reason]()
+    counts = al.stats()
+    assert counts.torch == {reason.strip(): 1}, counts
+    assert counts.ran == {}
+    assert reason.strip() in str(counts)
+
+
+def test_a_tier_demanded_in_the_call_is_never_replaced_by_torch():
+    q, k, v = tensors(Q, Q, Q)
+    q.requires_grad_()
+    for demand in ({"tier": "literal"}, {"return_logsumexp": True}, {"out": torch.empty(Q)},
+                   {"threads": 1}):
+        with pytest.raises(al.Unsupported, match="gradient"):
+            attend(q, k, v, **demand)
+    with pytest.raises(al.Unsupported, match="dropout"):
+        attend(k, k, v, dropout_p=0.5, tier="literal")
+    assert al.stats().torch == {}
+
+
+def test_parameters_are_taken_when_no_gradient_is_wanted():
+    q = torch.nn.Parameter(torch.randn(Q))
+    with torch.no_grad():
+        torch.testing.assert_close(attend(q, q, q), torchs_own(q, q, q))
+    with torch.inference_mode():
+        a = torch.randn(Q)
+        torch.testing.assert_close(attend(a, q, q), torchs_own(a, q, q))
+    assert al.stats().ran == {"auto": 2}
+
+
+# ---- tensors of every kind -----------------------------------------------------------------------
+
+
+def test_lazy_negatives_and_views_are_read_rightly(tier):
+    z = torch.randn(2, 4, 5, 8, dtype=torch.complex64)
+    q = z.conj().imag  # a view with a lazy minus sign
+    assert q.is_neg()
+    k, v = torch.randn(2, 4, 8, 5).mT, torch.randn(2, 5, 4, 8).transpose(1, 2)
+    want = torchs_own(q.clone(), k.clone(), v.clone())
+    torch.testing.assert_close(attend(q, k, v, tier=tier), want)
+
+
+def test_out_keeps_querys_layout_so_that_merging_heads_is_free():
+    q, k, v = (torch.randn(2, 5, 4, 8).transpose(1, 2) for _ in range(3))
+    out = attend(q, k, v)
+    assert out.transpose(1, 2).is_contiguous()
+    torch.testing.assert_close(out, torchs_own(q, k, v))
+
+
+def test_out_and_logsumexp(tier):
+    q, k, v = tensors(Q, Q, Q)
+    out = torch.full((2, 4, 5, 16), torch.nan)
+    returned, logsumexp = attend(q, k, v, out=out[..., ::2], return_logsumexp=True, tier=tier)
+    assert torch.equal(returned, attend(q, k, v, tier=tier)) and out.isnan().sum() == out.numel() / 2
+    scores = q @ k.mT / 8**0.5
+    torch.testing.assert_close(logsumexp, scores.logsumexp(-1))
+    with pytest.raises(al.BadDtype, match="out is a ndarray"):
+        attend(q, k, v, out=np.empty(Q, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_casts_as_torch_does(patched, dtype):
+    q, k, v = tensors(Q, Q, Q)
+    k = k.to(dtype)
+    with torch.autocast("cpu", dtype=dtype):
+        want, got = torchs_own(q, k, v), F.scaled_dot_product_attention(q, k, v)
+    assert got.dtype == want.dtype == dtype
+    torch.testing.assert_close(got, want, atol=2e-2, rtol=2e-2)
+    assert al.stats().ran == {"auto": 1}
+
+
+def test_device_mismatch_is_named():
+    from attention_ladder import _torch
+
+    class Fake:
+        def __init__(self, device):
+            self.dtype, self.device = torch.float32, torch.device(device)
+
+    with pytest.raises(RuntimeError, match="same device type, but got query.device: cuda:0"):
+        _torch.check(Fake("cuda:0"), Fake("cpu"), Fake("cpu"), None)
+    with pytest.raises(RuntimeError, match="attn_mask is on cpu but query is on cuda:1"):
+        _torch.check(*[Fake("cuda:1")] * 3, Fake("cpu"))
+
+
+# ---- in place of torch's -------------------------------------------------------------------------
+
+
+def test_the_seeds_three_lines(monkeypatch):
+    monkeypatch.setattr(F, "scaled_dot_product_attention", F.scaled_dot_product_attention)
+    import attention_ladder as al
+    import torch.nn.functional as F_
+
+    F_.scaled_dot_product_attention = al.scaled_dot_product_attention
+    query = torch.rand(4, 8, 128, 128)
+    got = F_.scaled_dot_product_attention(query, query, query)
+    torch.testing.assert_close(got, torchs_own(query, query, query))
+    assert al.stats().ran == {"auto": 1}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_modules_of_torch_use_it(patched, causal):
+    layer = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+    x = torch.randn(2, 6, 32)
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(6) if causal else None
+    want = layer(x, x, x, attn_mask=mask, is_causal=causal, need_weights=False)[0]
+    assert al.stats().torch == {"gradient": 1} and al.stats().ran == {}
+    with torch.no_grad():
+        got = layer(x, x, x, attn_mask=mask, is_causal=causal, need_weights=False)[0]
+    assert al.stats().ran == {"auto": 1}
+    torch.testing.assert_close(got, want)
+
+
+def test_the_context_manager_covers_references_taken_before(tier):
+    taken_before = F.scaled_dot_product_attention
+    q, k, v = tensors(Q, Q, Q)
+    want = taken_before(q, k, v)
+    with al.attention(tier=tier):
+        got = taken_before(q, k, v)
+        also = F.scaled_dot_product_attention(query=q, key=k, value=v)
+    assert al.stats().ran == {tier: 2}
+    assert torch.equal(got, attend(q, k, v, tier=tier)) and torch.equal(got, also)
+    torch.testing.assert_close(got, want)
+    al.reset_stats()
+    taken_before(q, k, v)
+    assert al.stats().ran == {}, "the block has ended"
+
+
+def test_the_context_manager_nests_and_ends_with_an_exception():
+    q, k, v = tensors(Q, Q, Q)
+    with pytest.raises(KeyError), al.attention(tier="literal"):
+        with al.attention(tier="online"):
+            torchs_own(q, k, v)
+        torchs_own(q, k, v)
+        raise KeyError
+    torchs_own(q, k, v)
+    attend(q, k, v)
+    assert al.stats().ran == {"online": 1, "literal": 1, "auto": 1}
+
+
+def test_the_context_manager_hands_gradients_to_torch_once():
+    q, k, v = tensors(Q, Q, Q)
+    q.requires_grad_()
+    with al.attention(tier="literal"):
+        torchs_own(q, k, v).sum().backward()
+    assert q.grad is not None
+    assert al.stats().torch == {"gradient": 1} and al.stats().ran == {}
+
+
+def test_the_context_manager_refuses_what_cannot_run():
+    with pytest.raises(al.BadOption, match="no tier 'none'; there are auto, literal"):
+        with al.attention(tier="none"):
+            pass
+    unavailable = [t for t in al.tiers() if not t.available]
+    for t in unavailable:
+        with pytest.raises(al.Unavailable, match=t.name):
+            with al.attention(tier=t.name):
+                pass
+
+
+def test_explain_names_the_tier_that_runs():
+    q, k, v = tensors(Q, Q, Q)
+    explanation = al.explain(q, k, v, is_causal=True)
+    assert explanation.tier in [t.name for t in al.tiers() if t.available]
+    assert [c.tier for c in explanation.candidates] == [t.name for t in al.tiers()]
+    assert al.explain(q, k, v, tier="literal").tier == "literal"
+    assert f"* {explanation.tier}" in str(explanation)
+    with pytest.raises(al.Unsupported, match="gradient"):
+        al.explain(q.requires_grad_(), k, v)
+    assert al.stats().ran == {}
