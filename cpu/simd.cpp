@@ -86,7 +86,7 @@ Plan make_plan(const Problem& p, const SimdKernels& kernel) {
     const double flops = 2.0 * static_cast<double>(p.B * p.Hq * p.L) * static_cast<double>(p.S) *
                          static_cast<double>(p.E + p.Ev);
     plan.threads = team_size(p, tiles * plan.parts, flops);
-    plan.merge_later = plan.parts > 1 && tiles < 4 * plan.threads;
+    plan.merge_later = plan.parts > 1 && tiles < Index{4} * plan.threads;
 
     plan.state_floats = std::min(plan.rows, plan.tile_rows) * simd_partial_stride(p.Ev);
     plan.thread_floats = kernel.scratch_floats(p) + (plan.parts > 1 ? 2 * plan.state_floats : 0);

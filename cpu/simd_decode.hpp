@@ -278,7 +278,7 @@ void stream_keys(const Problem& p, const SimdTask& task, const RowMap& map,
     for (Index first = task.first_key; first < end; first += simd_tile_keys) {
         RowTile<Element> tile;
         tile.keys = end - first < simd_tile_keys ? end - first : simd_tile_keys;
-        const Cover cover = read_bits(p, task.b, map, first, tile.keys, tile.allowed);
+        const Cover cover = read_bits(p, map, first, tile.keys, tile.allowed);
         if (cover == Cover::none) continue;
         if (cover == Cover::all)
             for (Index r = 0; r < map.rows; ++r) tile.allowed[r] = low_bits(tile.keys);

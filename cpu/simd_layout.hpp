@@ -63,6 +63,10 @@ RowMap map_rows(const Problem& p, const SimdTask& task) {
         map.head[r] = task.key_head * group + (task.first_row + r) % group;
         const Index end = map.query[r] + p.diagonal + 1;
         map.visible[r] = end < 0 ? 0 : end > p.S ? p.S : end;
+        if (p.mask_kind == MaskKind::boolean)
+            map.mask[r] = static_cast<const std::uint8_t*>(p.mask.data) +
+                          task.b * p.mask.stride[0] + map.head[r] * p.mask.stride[1] +
+                          map.query[r] * p.mask.stride[2];
     }
     return map;
 }
@@ -164,7 +168,7 @@ bool all_finite(const Problem& p, const RowMap& map, const TileScratch& scratch)
 /// \param allowed  memory for one word per key
 Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index first,
                 const TileScratch& scratch, std::uint64_t (&allowed)[64], KeyTile& tile) {
-    const Cover cover = read_bits(p, task.b, map, first, tile.keys, allowed);
+    const Cover cover = read_bits(p, map, first, tile.keys, allowed);
     if (cover == Cover::none) return Cover::none;
     if (cover == Cover::mixed) {
         turn_to_lanes(map, allowed);

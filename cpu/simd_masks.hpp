@@ -28,6 +28,7 @@ struct RowMap {
     Index query[simd_tile_rows];    ///< i, ascending
     Index head[simd_tile_rows];     ///< h
     Index visible[simd_tile_rows];  ///< keys that causality leaves: 0 .. visible - 1; ascending
+    const std::uint8_t* mask[simd_tile_rows];  ///< the row of a boolean mask, (S)
 };
 
 enum class Cover { none, all, mixed };
@@ -71,27 +72,51 @@ void transpose_bits(std::uint64_t (&word)[64]) {
             }
 }
 
+/// \brief Whether all, none or some of the booleans of a tile are true: their columns' maxima and
+///        minima, without looking at a single bit. 64 keys, neighbours in memory.
+Cover cover_of_booleans(const RowMap& map, Index first) {
+    typedef std::uint8_t Bytes __attribute__((vector_size(64)));
+    Bytes any{}, least = ~Bytes{};
+    const std::uint8_t* last = nullptr;
+    for (Index r = 0; r < map.rows; ++r) {
+        const std::uint8_t* const row = map.mask[r] + first;
+        if (row == last) continue;
+        last = row;
+        Bytes now;
+        std::memcpy(&now, row, sizeof now);
+        __builtin_prefetch(row + sizeof now);  // the row's next tile
+        any |= now;
+        least = now < least ? now : least;
+    }
+    bool none = true, every = true;
+    for (int j = 0; j < 64; ++j) none = none && any[j] == 0, every = every && least[j] != 0;
+    return none ? Cover::none : every ? Cover::all : Cover::mixed;
+}
+
 //! [classify]
 /// \brief Reads the causal rule and a boolean mask for keys first .. first + keys - 1.
 /// \param word  for a mixed tile: one word per row, one bit per key
-Cover read_bits(const Problem& p, Index b, const RowMap& map, Index first, Index keys,
+Cover read_bits(const Problem& p, const RowMap& map, Index first, Index keys,
                 std::uint64_t (&word)[64]) {
     const std::uint64_t full = low_bits(keys);
     const bool boolean = p.mask_kind == MaskKind::boolean;
     // Rows ascend: when the first sees all of these keys, the causal rule removes none.
-    if (!boolean && map.visible[0] >= first + keys) return Cover::all;
+    const bool all_visible = map.visible[0] >= first + keys;
+    if (!boolean && all_visible) return Cover::all;
+    const Index stride = p.mask.stride[3];
+    if (boolean && all_visible && stride == 1 && keys == 64) {
+        const Cover cover = cover_of_booleans(map, first);
+        if (cover != Cover::mixed) return cover;
+    }
 
     std::uint64_t any = 0, every = full, mask_bits = full;
     const std::uint8_t* last = nullptr;
     for (Index r = 0; r < map.rows; ++r) {
         const Index visible = map.visible[r] - first;
-        if (boolean) {
-            const std::uint8_t* row = static_cast<const std::uint8_t*>(p.mask.data) +
-                                      b * p.mask.stride[0] + map.head[r] * p.mask.stride[1] +
-                                      map.query[r] * p.mask.stride[2] + first * p.mask.stride[3];
-            // A mask that is broadcast over rows or heads gives the same bits again.
-            if (row != last) mask_bits = bits_of_booleans(row, p.mask.stride[3], keys);
-            last = row;
+        // A mask that is broadcast over rows or heads gives the same bits again.
+        if (boolean && map.mask[r] != last) {
+            mask_bits = bits_of_booleans(map.mask[r] + first * stride, stride, keys);
+            last = map.mask[r];
         }
         word[r] = mask_bits & (visible > 0 ? low_bits(visible) & full : 0);
         any |= word[r];

@@ -1,7 +1,7 @@
 """Executes every notebook from a clean kernel, in order; fails on an error or a stored output.
 
-    ./run notebooks                 all of them
-    ./run notebooks 02 --out DIR    those that begin with 02; keeps the executed copies in DIR
+./run notebooks                 all of them
+./run notebooks 02 --out DIR    those that begin with 02; keeps the executed copies in DIR
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ HERE = Path(__file__).parent
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="beginnings of file names")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    paths = [p for p in sorted(HERE.glob("*.ipynb"))
-             if not options.names or p.name.startswith(tuple(options.names))]
+    paths = [
+        p
+        for p in sorted(HERE.glob("*.ipynb"))
+        if not options.names or p.name.startswith(tuple(options.names))
+    ]
     if not paths:
         print("no notebook has such a name")
         return 1
@@ -35,8 +39,12 @@ def main() -> int:
         if any(c.get("outputs") or c.get("execution_count") for c in notebook.cells):
             bad.append(f"{path.name} is stored with outputs")
         start = time.perf_counter()
-        client = NotebookClient(notebook, timeout=240, kernel_name="python3",
-                                resources={"metadata": {"path": str(HERE)}})
+        client = NotebookClient(
+            notebook,
+            timeout=240,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(HERE)}},
+        )
         try:
             client.execute()
         except CellExecutionError as error:

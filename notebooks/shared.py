@@ -9,22 +9,49 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 import attention_ladder as al
+import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 GREY = "#8a8a8a"
-PALETTE = ["#8a8a8a", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#4a90d9", "#b8a000",
-           "#7a5fd0", "#2fa8a0", "#c0504d", "#7f9f3f", "#a06030", "#5f7fa0"]
+PALETTE = [
+    "#8a8a8a",
+    "#e69f00",
+    "#56b4e9",
+    "#009e73",
+    "#d55e00",
+    "#cc79a7",
+    "#4a90d9",
+    "#b8a000",
+    "#7a5fd0",
+    "#2fa8a0",
+    "#c0504d",
+    "#7f9f3f",
+    "#a06030",
+    "#5f7fa0",
+]
 
-plt.rcParams.update({
-    "figure.figsize": (8, 4), "figure.facecolor": "none", "axes.facecolor": "none",
-    "savefig.transparent": True, "font.size": 11, "text.color": GREY, "axes.edgecolor": GREY,
-    "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.color": GREY, "grid.alpha": 0.25,
-    "legend.frameon": False, "image.cmap": "viridis",
-})
+plt.rcParams.update(
+    {
+        "figure.figsize": (8, 4),
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.transparent": True,
+        "font.size": 11,
+        "text.color": GREY,
+        "axes.edgecolor": GREY,
+        "axes.labelcolor": GREY,
+        "xtick.color": GREY,
+        "ytick.color": GREY,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": GREY,
+        "grid.alpha": 0.25,
+        "legend.frameon": False,
+        "image.cmap": "viridis",
+    }
+)
 
 GPU_TIERS = [t for t in al.tiers() if t.device == "gpu" and t.available]
 CPU_TIERS = [t for t in al.tiers() if t.device == "cpu" and t.available]
@@ -48,18 +75,26 @@ def best_of(call: Callable[[], Any], seconds: float = 0.3, least: int = 3) -> fl
 
 
 def records() -> dict[str, dict[str, Any]]:
-    """The measurements that came with the project, machine by machine: docs/measured/*.json."""
+    """The benches that came with the project, machine by machine: those files of docs/measured/
+    whose rows each tell a tier, its operations, bytes and times."""
     found = {}
     for path in sorted((ROOT / "docs" / "measured").glob("*.json")):
         record = json.loads(path.read_text())
-        if isinstance(record, dict) and "rows" in record:
+        rows = record.get("rows") if isinstance(record, dict) else None
+        if rows and all({"tier", "flops", "bytes", "seconds"} <= row.keys() for row in rows):
             found[path.stem] = record
     return found
 
 
-def report(name: str) -> dict[str, Any] | None:
-    """A record of docs/reports/, or None where it is not there."""
-    path = ROOT / "docs" / "reports" / name
+def gpu_records() -> dict[str, dict[str, Any]]:
+    """The GPU tiers beside torch's backends, machine by machine."""
+    paths = sorted((ROOT / "docs" / "measured").glob("gpu_bench_*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
+def anchors() -> dict[str, Any] | None:
+    """The times of other libraries on one GPU, or None where that record is not there."""
+    path = ROOT / "docs" / "measured" / "anchors_h200.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 

@@ -323,6 +323,7 @@ inline const std::vector<Case>& cases() {
             c.bench = true;
         };
         //                              B  Hq  H   L     S     E    Ev
+        bench("tiny 8", {1, 2, 2, 8, 8, 16, 16}, Causal::none, true);  // the cost of a call itself
         bench("seed 64", {4, 8, 8, 64, 64, 64, 64}, Causal::none, true);
         bench("seed 128", {4, 8, 8, 128, 128, 128, 128}, Causal::none, false);
         bench("encoder 512", {2, 8, 8, 512, 512, 64, 64}, Causal::none, false);

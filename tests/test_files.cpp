@@ -165,7 +165,9 @@ TEST_CASE("the npy reader takes no hostile file") {
         {with("(1152921504606846976,)"), "which takes 4611686018427387904 bytes, but 24 follow"},
         {npy_bytes("{'descr': '|b1', 'fortran_order': False, 'shape': (2,)}", 0) + "\1\2",
          "bool number 1 is 2, but must be 0 or 1"}};
-    for (const auto& [bytes, sentence] : hostile) {
+    for (const auto& file : hostile) {  // clang 14: lambdas cannot capture structured bindings
+        const auto& bytes = file.first;
+        const auto& sentence = file.second;
         const std::string said = complaint([&] { npy_of(bytes); });
         CAPTURE(sentence);
         CAPTURE(said);
@@ -282,7 +284,9 @@ TEST_CASE("the safetensors reader takes no hostile file") {
         {two("[0,8]", "[8,16]", 20), "the tensors end at byte 16, but the data has 20"},
         {one(R"({"dtype":"F32","shape":[2],"data_offsets":[4,12]})", 12),
          "tensor 'a' begins at byte 4"}};
-    for (const auto& [bytes, sentence] : hostile) {
+    for (const auto& file : hostile) {  // clang 14: lambdas cannot capture structured bindings
+        const auto& bytes = file.first;
+        const auto& sentence = file.second;
         const std::string said = complaint([&] { safetensors_of(bytes); });
         CAPTURE(sentence);
         CAPTURE(said);

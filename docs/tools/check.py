@@ -13,7 +13,7 @@ DOCS = pathlib.Path(__file__).resolve().parents[1]
 MEASURED = [r"\d\s*(?:ms|us|µs|μs|ns|seconds?|minutes?|秒|毫秒|微秒|分钟)\b(?!\s*device)",
             r"\d\s*[KMGTP]?(?:FLOP|B|iB|OP)s?/s", r"\d\s*(?:x|times|倍)\s*(?:faster|slower|as fast|快|慢)",
             r"快\s*\d|慢\s*\d", r"\d\s*(?:%|％|per cent)"]
-TRANSLATED = ("start", "course", "tier_", "why_")  # pages that must exist in both languages
+TRANSLATED = ("start", "course", "notebooks", "measured", "tier_", "why_")  # pages that must exist in both languages
 
 
 def typed_numbers():
@@ -64,7 +64,7 @@ def tiers_without_page():
 class Links(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
-        self.found, self.anchors = [], set()
+        self.found, self.anchors, self.loaded = [], set(), []
 
     def handle_starttag(self, tag, attributes):
         for key, value in attributes:
@@ -73,6 +73,8 @@ class Links(html.parser.HTMLParser):
             if value and ((tag, key) in (("a", "href"), ("img", "src"), ("script", "src"),
                                          ("link", "href"), ("object", "data"), ("iframe", "src"))):
                 self.found.append(value)
+                if tag != "a" and value.startswith(("http:", "https:", "//")):
+                    self.loaded.append(value)
 
 
 def broken_links(site):
@@ -83,12 +85,17 @@ def broken_links(site):
             continue
         links = Links()
         links.feed(path.read_text())
+        bad += [f"{path.relative_to(site)} loads {link} from the network" for link in links.loaded]
         for link in links.found:
             target = urllib.parse.urlsplit(link)
             if target.scheme or link.startswith(("#", "javascript:")):
                 continue
             if not (path.parent / urllib.parse.unquote(target.path)).exists():
                 bad.append(f"{path.relative_to(site)} links to {link}, which is not there")
+    for path in sorted(site.rglob("navtreedata.js")):  # the tree at the left
+        for page in re.findall(r'"(\w+\.html)', path.read_text()):
+            if not (path.parent / page).exists():
+                bad.append(f"{path.relative_to(site)} links to {page}, which is not there")
     return bad
 
 

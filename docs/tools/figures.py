@@ -164,7 +164,9 @@ def errors(folder, facts):
 def made_from_records(kind, name, measured):
     """[(file, record)] of the plots of that kind which some record has the numbers for."""
     made = []
-    for n, record in enumerate(measured):
+    for n, record in enumerate([*measured, *measured.lengths]):
+        if n >= len(measured) and kind != "time":
+            break
         has = {"bars": any(not name or r["tier"] == name for r in record.rows),
                "time": bool(record.lengths()), "roofline": bool(record.ceilings)}[kind]
         if has:

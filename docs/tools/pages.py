@@ -6,6 +6,7 @@ writes comes from the registry (facts), the records, the exercises or the source
 import json
 import re
 import sys
+import tomllib
 import xml.sax.saxutils
 
 import excerpts
@@ -78,6 +79,8 @@ class Maker:
         text = DIRECTIVE.sub(fill, text)
         # A line break between two Chinese characters is not a space.
         text = re.sub(r"([\u3001-\u9fff\uff01-\uff5e])\n *([\u3001-\u9fff\uff01-\uff5e])", r"\1\2", text)
+        # Emphasis between Chinese characters, which Markdown does not see.
+        text = re.sub(r"(?<!\*)\*([\u3001-\u9fff][^*\n]*?)\*(?!\*)", r"<em>\1</em>", text)
         # Doxygen takes a star at the start of a line for the edge of the comment.
         text = re.sub(r"(?m)^( *)\*\*(\S.*?)\*\*", r"\1<b>\2</b>", text)
         text = re.sub(r"(?m)^( *)\*(\S[^*\n]*)\*", r"\1<em>\2</em>", text)
@@ -191,6 +194,20 @@ class Maker:
     def do_generators(self):
         return tables.generators(self.words, self.facts["generators"])
 
+    def do_mutants(self):
+        """The programs that the tests must catch."""
+        path = self.root / "tests/mutants/mutants.toml"
+        mutants = tomllib.loads(path.read_text())["mutant"]
+        return tables.table([self.words["tier"], self.words["mutant"], self.words["models"]],
+                            [[f"`{m['tier']}`" if m.get("tier") else "", m["name"], m["models"]]
+                             for m in mutants])
+
+    def do_speeds(self):
+        """Says so where `auto` has no recorded speeds to go by."""
+        recorded = re.findall(r"(?m)^ATTN_SPEED\((\w+)", (self.root / "lib/speeds.def").read_text())
+        missing = [t["name"] for t in self.facts["tiers"] if t["name"] not in recorded]
+        return self.words["no_speeds"].format(", ".join(missing)) if missing else ""
+
     def do_explained(self):
         return tables.explained(self.words, self.facts["explained"])
 
@@ -302,6 +319,9 @@ class Maker:
                 return (f"{a['seconds'] / b['seconds']:.3g} ({b['threads']} {self.words['threads']}; "
                         f"{record.machine}, {record.date})")
         return self.words["not_measured_inline"]
+
+    def do_versus(self):
+        return tables.versus(self.words, self.measured.rivals)
 
     def do_all_measured(self):
         return tables.all_measured(self.words, self.measured)

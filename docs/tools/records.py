@@ -1,8 +1,8 @@
 """Reads the records of real runs, docs/measured/*.json: the only source of measured numbers.
 
 A record says on which machine, when and from which source it was made, and holds one row for each
-tier, case and number of threads: see tests/bench/record.py. A file of another kind (an "anchors"
-record of other people's kernels) has no "rows" and is read where it is shown.
+tier, case and number of threads: see tests/bench/record.py. Other kinds of record have classes of their own
+below; a file of a kind that is not known here is read where it is shown.
 """
 import json
 
@@ -31,6 +31,7 @@ class Record:
                 "seconds": entry["seconds"]["median"], "low": entry["seconds"]["p10"],
                 "high": entry["seconds"]["p90"], "gflops": entry["flops"] / 1e9
                 / entry["seconds"]["median"], "flops": entry["flops"], "bytes": entry["bytes"],
+                "spread": entry.get("spread"),
                 "scratch": entry.get("scratch_bytes"), "ratio": entry.get("worst_ratio"),
                 "date": entry.get("date", "?")[:10], "source": entry.get("source_hash", "?")[:10]}
 
@@ -55,10 +56,79 @@ class Record:
         return [r for rows in best.values() for r in rows] if len(best) >= 3 else []
 
 
+class Lengths(Record):
+    """Time and memory against length: tests/bench/time_and_memory.py. Times are the best of some."""
+    def __init__(self, path, data):
+        rows = [{"tier": r["tier"], "case": f"length {r['L']}", "dtype": "float32",
+                 "threads": r["threads"], "date": data["date"], "source_hash": data["source_hash"],
+                 "sizes": {"B": 1, "Hq": 1, "H": 1, "L": r["L"], "S": r["S"], "E": r["E"],
+                           "Ev": r["E"]},
+                 "seconds": {"median": r["seconds_best"], "p10": r["seconds_best"],
+                             "p90": r["seconds_best"]},
+                 "flops": r["gflops"] * 1e9 * r["seconds_best"], "bytes": None,
+                 "scratch_bytes": r["scratch_bytes"]} for r in data["rows"]]
+        super().__init__(path, {**data, "rows": rows,
+                                "machine": {"cpu": data["cpu"], "cores": data["cores"]}})
+
+
+class Gpu(Record):
+    """The GPU tiers beside torch's backends in one process; a torch row's tier is "torch ..."."""
+    def __init__(self, path, data):
+        rows = []
+        for c in data["cases"]:
+            name = f"{c['group']} L={c['L']} E={c['E']} {c['dtype']}"
+            name += " causal" if c["causal"] else ""
+            name += f" mask {c['mask']}" if c["mask"] else ""
+            for who, microseconds in c["microseconds"].items():
+                seconds = microseconds * 1e-6
+                rows.append({
+                    "tier": who if who.startswith("cuda_") else f"torch {who}", "case": name,
+                    "dtype": c["dtype"], "threads": "-", "causal": c["causal"],
+                    "sizes": {**{axis: c[axis] for axis in ("B", "Hq", "H", "L", "S", "E")},
+                              "Ev": c["E"]},
+                    "seconds": {"median": seconds, "p10": seconds, "p90": seconds},
+                    "spread": f"{c['spread'][who]:.1%} of it", "flops": c["flops"], "bytes": None,
+                    "date": data["date"], "source_hash": data["source_hash"]})
+        super().__init__(path, {**data, "rows": rows, "command": data["made_by"]})
+        self.machine += f", torch {data['torch']}"
+
+
+class Rivals:
+    """Our tiers beside other libraries in one process: tests/bench/compare_torch_cpu.py."""
+    def __init__(self, path, data):
+        self.file, self.rows = path.name, data["rows"]
+        machine = data.get("machine", "?")
+        self.machine = data.get("cpu") or (machine if isinstance(machine, str) else
+                                           machine.get("gpu") or machine.get("cpu"))
+        if data.get("cores"):
+            self.machine += f", {data['cores']} cores"
+        if data.get("torch"):
+            self.machine += f", torch {data['torch']}"
+        self.command = data.get("command", "?")
+        dates = sorted({row.get("date", "?")[:10] for row in self.rows})
+        self.date = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        self.source = ", ".join(sorted({row.get("source_hash", "?")[:10] for row in self.rows}))
+
+    caption = Record.caption
+
+
+class Measured(list):
+    """All records of the library's own bench, and beside them those of other kinds."""
+    def __init__(self, folder):
+        super().__init__()
+        self.lengths, self.rivals = [], []
+        for path in sorted(folder.glob("*.json")):
+            data = json.loads(path.read_text())
+            row = (data.get("rows") or [{}])[0]
+            if data.get("cases") and "microseconds" in data["cases"][0]:
+                self.append(Gpu(path, data))
+            elif "rival" in row:
+                self.rivals.append(Rivals(path, data))
+            elif "seconds_best" in row and "L" in row:
+                self.lengths.append(Lengths(path, data))
+            elif isinstance(row.get("seconds"), dict) and "sizes" in row and "tier" in row:
+                self.append(Record(path, data))
+
+
 def load(folder):
-    records = []
-    for path in sorted(folder.glob("*.json")):
-        data = json.loads(path.read_text())
-        if data.get("rows") and "sizes" in data["rows"][0]:
-            records.append(Record(path, data))
-    return records
+    return Measured(folder)

@@ -34,6 +34,18 @@ def bytes_text(count):
     return f"{count} bytes"
 
 
+def rate_text(gflops):
+    return f"{gflops:.3g}" if gflops < 1000 else f"{gflops:.0f}"
+
+
+def folded(words, rows, text):
+    """A long table behind a click."""
+    if len(rows) <= 14:
+        return text
+    return (f"\\htmlonly\n<details><summary>{words['rows'].format(len(rows))}</summary>\n"
+            f"\\endhtmlonly\n{text}\n\\htmlonly\n</details>\n\\endhtmlonly\n")
+
+
 def ratio_text(ratio):
     ratio = number(ratio)
     if math.isinf(ratio):
@@ -174,7 +186,7 @@ def cell(value, text):
 
 def measured_row(words, row):
     return [row["case"], row["dtype"], row["threads"], time_text(row["seconds"]),
-            f"{time_text(row['low'])} - {time_text(row['high'])}", f"{row['gflops']:.3g}",
+            row["spread"] or f"{time_text(row['low'])} - {time_text(row['high'])}", rate_text(row["gflops"]),
             cell(row["scratch"], bytes_text), cell(row["ratio"], ratio_text)]
 
 
@@ -193,8 +205,8 @@ def measured(words, records, name, base):
             rows.append(measured_row(words, row) + [gain])
         if rows:
             against = words["against"].format(f"`{base}`") if base != "nothing" else ""
-            parts.append(table(measured_header(words) + [against], rows) + "\n"
-                         + record.caption(words) + "\n")
+            parts.append(folded(words, rows, table(measured_header(words) + [against], rows))
+                         + "\n" + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what=f"`{name}`")
 
 
@@ -205,6 +217,26 @@ def all_measured(words, records):
         parts.append(f"## {record.machine}\n" + table([words["tier"]] + measured_header(words), rows)
                      + "\n" + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what="any tier")
+
+
+def versus(words, rivals, cases=None):
+    """Times beside other libraries, from records in which the rivals took turns."""
+    parts = []
+    for record in rivals:
+        rows = []
+        for row in record.rows:
+            share = row.get("share_of_read_best") or row.get("share_of_peak_best")
+            roof = words["of_read"] if row.get("share_of_read_best") else words["of_peak"]
+            rows.append([row["case"], row["dtype"], row["threads"],
+                         f"`{row['rival']}`", time_text(row["seconds_best"]),
+                         time_text(row["seconds_median"]), f"{row['gflops_best']:.3g}",
+                         f"{share:.2f} {roof}" if share else "-",
+                         f"{row['torch_over_this_median']:.3g}"
+                         if row.get("torch_over_this_median") else "-"])
+        header = [words["case"], words["dtype"], words["threads"], words["rival"], words["best"],
+                  words["median"], "GFLOP/s", words["share"], words["torch_over"]]
+        parts.append(table(header, rows) + "\n" + record.caption(words) + "\n")
+    return "\n".join(parts) or words["not_measured"].format(what="PyTorch")
 
 
 def anchors(words, folder):

@@ -113,7 +113,7 @@ extern "C" void stop(int signal) {
     std::_Exit(128 + signal);
 }
 
-int main(int argc, char** argv) {
+Exit run(int argc, char** argv) {
     for (int signal : {SIGINT, SIGTERM, SIGHUP})  // one that is ignored stays so: nohup
         if (std::signal(signal, stop) == SIG_IGN) std::signal(signal, SIG_IGN);
     Common common;
@@ -164,4 +164,10 @@ int main(int argc, char** argv) {
 }  // namespace
 }  // namespace attn::cli
 
-int main(int argc, char** argv) { return attn::cli::main(argc, argv); }
+int main(int argc, char** argv) {
+    try {
+        return attn::cli::run(argc, argv);
+    } catch (...) {  // the flags could not be set up, or standard error is closed: nothing to say
+        return attn::cli::failure;
+    }
+}

@@ -17,6 +17,10 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/attention_ladderConfigVer
 install(FILES ${PROJECT_BINARY_DIR}/attention_ladderConfig.cmake
   ${PROJECT_BINARY_DIR}/attention_ladderConfigVersion.cmake DESTINATION ${ATTN_CONFIG_DIR})
 
+set(ATTN_PC_CUDA "")
+if(ATTN_HAVE_CUDA)
+  set(ATTN_PC_CUDA "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -ldl -lrt -lpthread")
+endif()
 file(RELATIVE_PATH ATTN_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(lib/cmake/attention_ladder.pc.in ${PROJECT_BINARY_DIR}/attention_ladder.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/attention_ladder.pc

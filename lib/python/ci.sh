@@ -16,7 +16,10 @@ if [ ! -x "$venv/bin/python" ]; then python3 -m venv "$venv"; fi
 extras=test,notebooks
 if [ "${ATTN_TORCH:-1}" = 1 ]; then extras=$extras,torch,model; fi
 "$venv/bin/python" -m pip install -q --disable-pip-version-check "nanobind>=2.10.1" "scikit-build-core>=0.11" ninja
-"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation ".[$extras]"
+# The GPU tiers take minutes to compile: only where a GPU is there to run them, or ATTN_CUDA asks.
+cuda=${ATTN_CUDA:-$(command -v nvidia-smi >/dev/null 2>&1 && echo AUTO || echo OFF)}
+"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation \
+    -C "cmake.define.ATTN_CUDA=$cuda" ".[$extras]"
 
 case $what in
     python)

@@ -308,8 +308,8 @@ def main():
         rows = measure(c)
         show(rows)
         all_rows += rows
-    if args.out:
-        save(all_rows)
+        if args.out:
+            save(rows)
     if len({r["case"] for r in all_rows}) > 1:
         print()
         show([r for r in all_rows if r["rival"] == "simd"])

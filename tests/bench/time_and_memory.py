@@ -32,6 +32,21 @@ class Call(ctypes.Structure):
                  ("scratch", ctypes.c_void_p), ("scratch_bytes", ctypes.c_int64)])
 
 
+def save(args, door, rows):
+    source = args.source_hash
+    if not source:
+        from source_hash import source_hash
+        source = source_hash()
+    found = re.search(r"^model name\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
+    path = pathlib.Path(args.record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(
+        command="python3 tests/bench/time_and_memory.py measure", machine=path.stem.replace("length_", ""),
+        cpu=" ".join(found[1].split()) if found else platform.machine(), cores=len(os.sched_getaffinity(0)),
+        isa=door.attn_door_isa().decode(), date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        source_hash=source, rows=rows), indent=1) + "\n")
+
+
 def measure(args):
     import numpy as np
     root = pathlib.Path(__file__).resolve().parents[2]
@@ -70,15 +85,7 @@ def measure(args):
             rows.append(dict(tier=tier, L=L, S=L, E=E, threads=args.threads, seconds_best=best, calls=calls,
                              scratch_bytes=scratch.value, gflops=4.0 * L * L * E / best * 1e-9, difference_to_literal=error))
             print(f"{tier:<8} L={L:<6} {best * 1e3:>10.2f} ms {scratch.value:>12} bytes", flush=True)
-    from source_hash import source_hash
-    found = re.search(r"^model name\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
-    path = pathlib.Path(args.record)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(
-        command="python3 tests/bench/time_and_memory.py measure", machine=path.stem.replace("length_", ""),
-        cpu=" ".join(found[1].split()) if found else platform.machine(), cores=len(os.sched_getaffinity(0)),
-        isa=door.attn_door_isa().decode(), date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        source_hash=source_hash(), rows=rows), indent=1) + "\n")
+        save(args, door, rows)  # each length, so that a run cut short is not lost
 
 
 def draw(args):
@@ -112,6 +119,7 @@ one = commands.add_parser("measure")
 one.add_argument("record")
 one.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
 one.add_argument("--library", default="")
+one.add_argument("--source-hash", default="", help="of the sources the library was made from, where they are not beside this script")
 one.set_defaults(run=measure)
 two = commands.add_parser("draw")
 two.add_argument("record")

@@ -10,11 +10,10 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+import attention_ladder as al  # noqa: E402
 import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-
-import attention_ladder as al  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))  # harness.py
 
@@ -54,4 +53,6 @@ def fresh_counts() -> None:
 
 def pytest_report_header() -> str:
     torch = sys.modules.get("torch")
-    return f"tiers: {', '.join(EXACT_TIERS)}; torch: {torch.__version__ if torch else 'not imported'}"
+    return (
+        f"tiers: {', '.join(EXACT_TIERS)}; torch: {torch.__version__ if torch else 'not imported'}"
+    )

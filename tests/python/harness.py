@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import attention_ladder as al
 import ml_dtypes
 import numpy as np
 import pytest
-
-import attention_ladder as al
 from attention_ladder._judge.reference import judge_logsumexp, judge_out, reference
 
 DTYPES = {
@@ -30,7 +29,9 @@ def needs(tier: str, dtype: str) -> None:
 def weight_error(tier: str, dtype: str) -> float:
     t = al.find_tier(tier)
     assert t is not None
-    return {"float16": t.weight_error_f16, "bfloat16": t.weight_error_bf16}.get(dtype, t.weight_error)
+    return {"float16": t.weight_error_f16, "bfloat16": t.weight_error_bf16}.get(
+        dtype, t.weight_error
+    )
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
@@ -41,13 +42,28 @@ def widen(array: Any) -> np.ndarray:
     return np.asarray(array).astype(np.float64)
 
 
-def attend_and_judge(query: Any, key: Any, value: Any, mask: Any = None, *, tier: str,
-                     causal: str | None = None, scale: float | None = None) -> np.ndarray:
+def attend_and_judge(
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any = None,
+    *,
+    tier: str,
+    causal: str | None = None,
+    scale: float | None = None,
+) -> np.ndarray:
     """Runs one call with numpy arrays; fails unless out and logsumexp are within their bounds."""
     dtype = query.dtype.name
     gqa = query.ndim > 2 and query.shape[-3] != key.shape[-3]
     out, logsumexp = al.scaled_dot_product_attention(
-        query, key, value, mask, causal=causal, scale=scale, enable_gqa=gqa, tier=tier,
+        query,
+        key,
+        value,
+        mask,
+        causal=causal,
+        scale=scale,
+        enable_gqa=gqa,
+        tier=tier,
         return_logsumexp=True,
     )
     assert out.dtype == query.dtype

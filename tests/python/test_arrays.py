@@ -7,12 +7,11 @@ import sys
 import threading
 import time
 
+import attention_ladder as al
 import ml_dtypes
 import numpy as np
 import pytest
 from harness import DTYPES, attend_and_judge, needs, normal, same_bits
-
-import attention_ladder as al
 
 attend = al.scaled_dot_product_attention
 
@@ -33,7 +32,9 @@ VIEWS = {
     "reversed heads": lambda a: np.ascontiguousarray(a[:, ::-1])[:, ::-1],
     "reversed rows": lambda a: np.ascontiguousarray(a[:, :, ::-1])[:, :, ::-1],
     "reversed columns": lambda a: np.ascontiguousarray(a[..., ::-1])[..., ::-1],
-    "all reversed": lambda a: np.ascontiguousarray(a[::-1, ::-1, ::-1, ::-1])[::-1, ::-1, ::-1, ::-1],
+    "all reversed": lambda a: np.ascontiguousarray(a[::-1, ::-1, ::-1, ::-1])[
+        ::-1, ::-1, ::-1, ::-1
+    ],
     "every second column": lambda a: np.repeat(a, 2, -1)[..., ::2],
     "layout (B, L, H, E)": lambda a: np.ascontiguousarray(a.swapaxes(1, 2)).swapaxes(1, 2),
     "Fortran order": np.asfortranarray,
@@ -163,7 +164,9 @@ def test_other_threads_run_meanwhile(rng):
     thread = threading.Thread(target=work)
     thread.start()
     running.wait()
-    time.sleep(0.01)  # the call has begun; with the lock held, nothing below would run until its end
+    time.sleep(
+        0.01
+    )  # the call has begun; with the lock held, nothing below would run until its end
     while thread.is_alive():
         ticks += 1
         time.sleep(0.001)

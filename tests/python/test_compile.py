@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 import attention_ladder as al
+import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: the operator is not tested")
 

@@ -7,16 +7,25 @@ import os
 import subprocess
 import sys
 
+import attention_ladder as al
 import numpy as np
 import pytest
-
-import attention_ladder as al
 from attention_ladder._judge.cases import Case, every_case, parse, plain_cases
 from attention_ladder._judge.properties import PROPERTIES
 
 
-def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None,
-              enable_gqa=False, *, wrong=""):
+def attention(
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    enable_gqa=False,
+    *,
+    wrong="",
+):
     """A right attention in numpy with a switch for each mistake."""
     q, k, v = (a.astype(np.float64) for a in (query, key, value))
     B, Hq, L, E = q.shape
@@ -52,8 +61,9 @@ def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
         else:
             score = score + attn_mask.astype(np.float64)
     if wrong == "extra key":
-        visible = np.concatenate([np.broadcast_to(visible, score[..., :-1].shape),
-                                  np.ones((B, Hq, L, 1), bool)], -1)
+        visible = np.concatenate(
+            [np.broadcast_to(visible, score[..., :-1].shape), np.ones((B, Hq, L, 1), bool)], -1
+        )
     if wrong == "mean of a masked row":
         score = np.where(visible, score, -1e30)
     elif wrong == "NaN added":
@@ -71,12 +81,17 @@ def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
     total = weight.sum(-1, keepdims=True)
     share = np.divide(weight, total, out=np.zeros_like(weight), where=total != 0)
     if wrong == "maximum from 0":
-        share = np.where(total == 0, np.nan, weight / np.where(total == 0, 1, total)).astype(np.float64)
+        share = np.where(total == 0, np.nan, weight / np.where(total == 0, 1, total)).astype(
+            np.float64
+        )
         share = np.where(np.isneginf(top), 0, share)
     if wrong != "NaN added":
         v = np.where(share.any(2)[..., None] | ~np.isfinite(share).all(2)[..., None], v, 0)
-        out = np.where(share[..., None] != 0, share[..., None] * v[:, :, None], 0).sum(-2) \
-            if not np.isfinite(v).all() else share @ v
+        out = (
+            np.where(share[..., None] != 0, share[..., None] * v[:, :, None], 0).sum(-2)
+            if not np.isfinite(v).all()
+            else share @ v
+        )
     else:
         with np.errstate(invalid="ignore"):
             out = share @ v
@@ -135,15 +150,28 @@ def test_a_mistake_is_caught_where_it_should_be(mistake):
     finding = report.findings[0]
     assert finding.verdict == "fail", str(report)
     assert not report.ok and finding.smallest_failure and finding.failure
-    again = judge(with_mistake(mistake), properties=[MISTAKES[mistake]],
-                  cases=[finding.smallest_failure])
+    again = judge(
+        with_mistake(mistake), properties=[MISTAKES[mistake]], cases=[finding.smallest_failure]
+    )
     assert again.findings[0].verdict == "fail", "the smallest case alone shows it too"
 
 
-@pytest.mark.parametrize("mistake", ["h % H", "padded scale", "extra key", "mask ignored",
-                                     "causal off by one", "last key dropped", "weak rounding"])
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "h % H",
+        "padded scale",
+        "extra key",
+        "mask ignored",
+        "causal off by one",
+        "last key dropped",
+        "weak rounding",
+    ],
+)
 def test_most_mistakes_are_caught_by_two_properties(mistake):
-    assert sum(f.verdict == "fail" for f in judge(with_mistake(mistake)).findings) >= 2
+    small = [str(case) for case in plain_cases()[:6]]
+    report = judge(with_mistake(mistake), cases=small)
+    assert sum(f.verdict == "fail" for f in report.findings) >= 2
 
 
 def test_a_function_that_swallows_keywords_or_raises_is_told_so():
@@ -214,14 +242,31 @@ def test_other_dtypes_are_judged_by_their_own_bound(dtype, error):
 
 def command(*arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-m", "attention_ladder", *arguments], text=True,
-                          capture_output=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-m", "attention_ladder", *arguments],
+        text=True,
+        capture_output=True,
+        env=environment,
+    )
 
 
 def test_the_command_judges_a_tier_and_writes_the_reports(tmp_path):
-    done = command("judge", "tier:online", "--arrays", "numpy", "--property", "zero_scale",
-                   "--property", "formula", "--case", "L=2,S=3,E=2,Ev=2",
-                   "--json", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html"))
+    done = command(
+        "judge",
+        "tier:online",
+        "--arrays",
+        "numpy",
+        "--property",
+        "zero_scale",
+        "--property",
+        "formula",
+        "--case",
+        "L=2,S=3,E=2,Ev=2",
+        "--json",
+        str(tmp_path / "r.json"),
+        "--html",
+        str(tmp_path / "r.html"),
+    )
     assert done.returncode == 0, done.stderr
     assert "tier:online, float32 on cpu: 2 pass" in done.stdout
     assert json.loads((tmp_path / "r.json").read_text())["function"] == "tier:online"
@@ -231,8 +276,12 @@ def test_the_command_judges_a_tier_and_writes_the_reports(tmp_path):
 def test_the_repro_line_of_a_failure_shows_the_failure():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     del torch
-    report = al.judge(_torch_flash(), name="torch:FLASH_ATTENTION", arrays="torch",
-                      properties=["nan_in_a_masked_value"])
+    report = al.judge(
+        _torch_flash(),
+        name="torch:FLASH_ATTENTION",
+        arrays="torch",
+        properties=["nan_in_a_masked_value"],
+    )
     line = report.findings[0].repro.split()
     assert line[:3] == ["python", "-m", "attention_ladder"]
     done = command(*line[3:])
@@ -262,8 +311,14 @@ def test_torchs_backends_are_right_wherever_a_number_is_asked(backend):
     from attention_ladder._judge.function import resolve
 
     report = al.judge(resolve(f"torch:{backend}"), name=f"torch:{backend}", arrays="torch")
-    known = {"nan_in_a_masked_key", "nan_in_a_masked_value", "infinity_in_a_masked_value",
-             "nan_in_a_future_key", "nan_in_a_query", "key_and_value_must_fit"}
+    known = {
+        "nan_in_a_masked_key",
+        "nan_in_a_masked_value",
+        "infinity_in_a_masked_value",
+        "nan_in_a_future_key",
+        "nan_in_a_query",
+        "key_and_value_must_fit",
+    }
     failed = {f.name for f in report.findings if f.verdict == "fail"}
     assert failed <= known, str(report)
     assert "nan_in_a_masked_value" in failed

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import attention_ladder as al
 import pytest
 from conftest import EXACT_TIERS
-
-import attention_ladder as al
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -39,7 +38,9 @@ def assert_same_order(got, want, tie):
     closer than `tie` may change places."""
     a, b = got.double() @ got.double().T, want.double() @ want.double().T
     order = a.argsort(dim=1, descending=True)
-    along = b.gather(1, order)  # torch's similarities, in our order: never rising by more than a tie
+    along = b.gather(
+        1, order
+    )  # torch's similarities, in our order: never rising by more than a tie
     rise = (along[:, 1:] - along[:, :-1]).max().item()
     assert rise <= tie, f"two neighbours have changed places that are {rise:.2g} apart"
 

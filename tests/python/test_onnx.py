@@ -11,19 +11,17 @@ import unittest
 import warnings
 from pathlib import Path
 
-import pytest
-
 import attention_ladder as al
+import pytest
 
 onnx = pytest.importorskip("onnx", minversion="1.23", reason="onnx is not installed")
 
 RECORD = Path(__file__).parents[2] / "docs" / "reports" / "onnx-attention.md"
 TIERS = [t.name for t in al.tiers() if t.available and t.device == "cpu" and not t.quantized]
 
+from attention_ladder.plugins.onnx import AttentionBackend, why_not  # noqa: E402
 from onnx.backend.test import BackendTest  # noqa: E402
 from onnx.backend.test.loader import load_model_tests  # noqa: E402, F401
-
-from attention_ladder.plugins.onnx import AttentionBackend, why_not  # noqa: E402
 
 
 def upstream(tier):
@@ -61,7 +59,7 @@ for _tier in TIERS:
 
 
 def outcome(tier, name):
-    """"passed", "skipped" or what failed, of one upstream test."""
+    """ "passed", "skipped" or what failed, of one upstream test."""
     result = unittest.TestResult()
     CLASSES[tier](f"{name}_cpu").run(result)
     if result.errors or result.failures:
@@ -96,8 +94,11 @@ def record() -> str:
         if reason and not reason.startswith("a graph of other"):
             lines.append(f"| {name.removeprefix('test_attention_')} | {reason} |")
     expanded = sum(r.startswith("a graph of other") for r in reasons.values())
-    lines += ["", f"The other {expanded} are the same cases again, `_expanded` into graphs of other",
-              "operators, which test a runtime and not an attention."]
+    lines += [
+        "",
+        f"The other {expanded} are the same cases again, `_expanded` into graphs of other",
+        "operators, which test a runtime and not an attention.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -127,8 +128,11 @@ def test_an_ignored_argument_would_not_pass():
     original = plugin._visible
     plugin._visible = lambda x, attributes, L, S, mask: (mask, None)
     try:
-        for name in ("test_attention_4d_causal", "test_attention_local_window",
-                     "test_attention_4d_causal_nonpad_batch_prefill"):
+        for name in (
+            "test_attention_4d_causal",
+            "test_attention_local_window",
+            "test_attention_4d_causal_nonpad_batch_prefill",
+        ):
             assert outcome(TIERS[0], name) == "failed", name
     finally:
         plugin._visible = original

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 import attention_ladder as al
+import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: the plug-ins are not tested")
 
@@ -29,8 +28,9 @@ def plugin():
     return plugin
 
 
-SMALL = dict(vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-             num_attention_heads=4)
+SMALL = dict(
+    vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+)
 
 
 def llama():
@@ -54,7 +54,9 @@ def bert():
 def gpt2():
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel, GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    return GPT2LMHeadModel, GPT2Config(
+        vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64
+    )
 
 
 MODELS = {f.__name__: f for f in (llama, mistral_with_window, bert, gpt2)}
@@ -124,10 +126,16 @@ def test_a_position_bias_is_added(plugin, mask):
     q = torch.randn(2, 4, 5, 8)
     bias = torch.randn(1, 4, 5, 5)
     visible = torch.rand(2, 1, 5, 5) < 0.7
-    given = {"none": None, "bool": visible, "float": torch.zeros(2, 1, 5, 5).masked_fill(~visible, -1e9)}
+    given = {
+        "none": None,
+        "bool": visible,
+        "float": torch.zeros(2, 1, 5, 5).masked_fill(~visible, -1e9),
+    }
     out, _ = plugin.forward(torch.nn.Module(), q, q, q, given[mask], position_bias=bias)
     shown = torch.ones(5, 5, dtype=torch.bool).tril() if mask == "none" else visible
-    want = torch._C._nn.scaled_dot_product_attention(q, q, q, bias.masked_fill(~shown, float("-inf")))
+    want = torch._C._nn.scaled_dot_product_attention(
+        q, q, q, bias.masked_fill(~shown, float("-inf"))
+    )
     torch.testing.assert_close(out, want.transpose(1, 2))
 
 
@@ -137,9 +145,8 @@ def test_a_position_bias_is_added(plugin, mask):
 @pytest.mark.parametrize("case", ["self", "cross", "image", "masked", "normed"])
 def test_the_processor_for_diffusers_gives_the_same(case):
     pytest.importorskip("diffusers", reason="diffusers is not installed")
-    from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-
     from attention_ladder.plugins.diffusers import LadderAttnProcessor
+    from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
     options = {
         "cross": dict(cross_attention_dim=24),
@@ -152,7 +159,9 @@ def test_the_processor_for_diffusers_gives_the_same(case):
     if case == "cross":
         given["encoder_hidden_states"] = torch.randn(2, 7, 24)
     if case == "masked":
-        given["attention_mask"] = torch.zeros(2, 1, 15).masked_fill(torch.rand(2, 1, 15) < 0.3, -1e4)
+        given["attention_mask"] = torch.zeros(2, 1, 15).masked_fill(
+            torch.rand(2, 1, 15) < 0.3, -1e4
+        )
     layer.set_processor(AttnProcessor2_0())
     want = layer(x, **given)
     layer.set_processor(LadderAttnProcessor(tier="literal"))

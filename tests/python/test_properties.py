@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import attention_ladder as al
 import numpy as np
 import pytest
-from conftest import EXACT_TIERS
-from harness import needs, normal, same_bits, weight_error, widen
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-import attention_ladder as al
 from attention_ladder._judge.cases import MASKS, Case
 from attention_ladder._judge.function import Function
 from attention_ladder._judge.properties import PROPERTIES
 from attention_ladder._judge.reference import judge_logsumexp, judge_out, reference
+from conftest import EXACT_TIERS
+from harness import needs, normal, same_bits, weight_error, widen
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 attend = al.scaled_dot_product_attention
 
@@ -25,8 +24,16 @@ HEAD_DIM = st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 24, 32, 40, 64,
 @st.composite
 def cases(draw, whole):
     H = draw(st.integers(1, 3))
-    case = dict(B=draw(st.integers(1, 3)), H=H, Hq=H * draw(st.integers(1, 3)), L=draw(SIZE),
-                S=draw(SIZE), E=draw(HEAD_DIM), Ev=draw(HEAD_DIM), seed=draw(st.integers(0, 99)))
+    case = dict(
+        B=draw(st.integers(1, 3)),
+        H=H,
+        Hq=H * draw(st.integers(1, 3)),
+        L=draw(SIZE),
+        S=draw(SIZE),
+        E=draw(HEAD_DIM),
+        Ev=draw(HEAD_DIM),
+        seed=draw(st.integers(0, 99)),
+    )
     if whole:
         case["mask"] = draw(st.sampled_from(MASKS))
         case["causal"] = case["mask"] == "none" and draw(st.booleans())
@@ -62,8 +69,11 @@ def test_property(tier, dtype, prop):
 
 
 def problem(rng, B=2, Hq=4, H=2, L=9, S=70, E=24, Ev=16, dtype="float32"):
-    return (normal(rng, (B, Hq, L, E), dtype), normal(rng, (B, H, S, E), dtype),
-            normal(rng, (B, H, S, Ev), dtype))
+    return (
+        normal(rng, (B, Hq, L, E), dtype),
+        normal(rng, (B, H, S, E), dtype),
+        normal(rng, (B, H, S, Ev), dtype),
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -93,12 +103,16 @@ def test_a_broadcast_mask_has_the_bits_of_the_expanded_one(tier, kind, rng):
         mask = rng.random(shape) < 0.7 if kind == "bool" else rng.random(shape).astype(np.float32)
         mask = np.asarray(mask)
         expanded = np.broadcast_to(mask, full).copy()
-        assert same_bits(attend(q, k, v, mask, tier=tier), attend(q, k, v, expanded, tier=tier)), shape
+        assert same_bits(attend(q, k, v, mask, tier=tier), attend(q, k, v, expanded, tier=tier)), (
+            shape
+        )
 
 
 def test_a_power_of_two_moves_between_scale_and_query(tier, rng):
     q, k, v = problem(rng, H=4)
-    assert same_bits(attend(q, k, v, scale=0.5, tier=tier), attend(q * 4, k, v, scale=0.125, tier=tier))
+    assert same_bits(
+        attend(q, k, v, scale=0.5, tier=tier), attend(q * 4, k, v, scale=0.125, tier=tier)
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -126,8 +140,15 @@ def test_logsumexp_is_within_its_bound(name, case):
 
     f = function(name, "float32")
     x = draw(case, f)
-    _, got = attend(f.give(x.query), f.give(x.key), f.give(x.value),
-                    f.give(x.mask), **case.options, tier=name, return_logsumexp=True)
+    _, got = attend(
+        f.give(x.query),
+        f.give(x.key),
+        f.give(x.value),
+        f.give(x.mask),
+        **case.options,
+        tier=name,
+        return_logsumexp=True,
+    )
     want = reference(x.query, x.key, x.value, x.mask, case.rule, case.scale)
     verdict = judge_logsumexp(got, want, weight_error(name, "float32"))
     assert verdict.ok, f"{case}: {verdict}"
@@ -136,15 +157,19 @@ def test_logsumexp_is_within_its_bound(name, case):
 @pytest.mark.parametrize("cut", [1, 8, 33, 69])
 def test_two_halves_of_the_keys_merge_by_their_logsumexp(tier, cut, rng):
     q, k, v = problem(rng, H=4)
-    halves = [attend(q, k[:, :, part], v[:, :, part], tier=tier, return_logsumexp=True)
-              for part in (slice(0, cut), slice(cut, None))]
+    halves = [
+        attend(q, k[:, :, part], v[:, :, part], tier=tier, return_logsumexp=True)
+        for part in (slice(0, cut), slice(cut, None))
+    ]
     (one, a), (other, b) = [(widen(out), widen(lse)[..., None]) for out, lse in halves]
     total = np.logaddexp(a, b)
     merged = one * np.exp(a - total) + other * np.exp(b - total)
     want = reference(widen(q), widen(k), widen(v))
-    verdict = judge_out(merged / 2, want.__class__(
-        want.dtype, want.out / 2, want.logsumexp, want.value_size, want.score_size),
-        weight_error(tier, "float32"))
+    verdict = judge_out(
+        merged / 2,
+        want.__class__(want.dtype, want.out / 2, want.logsumexp, want.value_size, want.score_size),
+        weight_error(tier, "float32"),
+    )
     assert verdict.ok, verdict
 
 
@@ -160,4 +185,5 @@ def test_a_mask_and_a_causal_rule_both_apply(tier, rng):
     mask = rng.random((9, 9)) < 0.7
     got = attend(q, k, v, mask, causal="upper_left", tier=tier)
     assert same_bits(got, attend(q, k, v, mask & np.tril(mask | True), tier=tier)) or np.allclose(
-        got, attend(q, k, v, np.tril(mask), tier=tier), rtol=1e-5, atol=1e-6)
+        got, attend(q, k, v, np.tril(mask), tier=tier), rtol=1e-5, atol=1e-6
+    )

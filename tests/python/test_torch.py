@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import inspect
 
+import attention_ladder as al
 import numpy as np
 import pytest
 from harness import needs, weight_error
 
-import attention_ladder as al
-
 torch = pytest.importorskip("torch", reason="torch is not installed: the drop-in is not tested")
 F = torch.nn.functional
 
+from attention_ladder._judge.reference import judge_out, reference  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left  # noqa: E402
-
-from attention_ladder._judge.reference import judge_out, reference  # noqa: E402
 
 attend = al.scaled_dot_product_attention
 torchs_own = torch._C._nn.scaled_dot_product_attention
@@ -63,9 +61,18 @@ def test_positional_and_keyword_calls_are_one():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("options", [
-    {}, {"is_causal": True}, {"scale": 0.0}, {"scale": -0.5}, {"attn_mask": "bool"},
-    {"attn_mask": "float32"}, {"attn_mask": "own"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"is_causal": True},
+        {"scale": 0.0},
+        {"scale": -0.5},
+        {"attn_mask": "bool"},
+        {"attn_mask": "float32"},
+        {"attn_mask": "own"},
+    ],
+)
 def test_the_answer_is_within_the_bound(tier, dtype, options):
     needs(tier, str(dtype).removeprefix("torch."))
     q, k, v = tensors((2, 4, 9, 16), (2, 4, 13, 16), (2, 4, 13, 8), dtype=dtype)
@@ -82,8 +89,15 @@ def test_the_answer_is_within_the_bound(tier, dtype, options):
     name = str(dtype).removeprefix("torch.")
     given = options.get("attn_mask")
     given = None if given is None else given.numpy() if given.dtype == torch.bool else wide(given)
-    want = reference(wide(q), wide(k), wide(v), given,
-                     "upper_left" if options.get("is_causal") else None, options.get("scale"), name)
+    want = reference(
+        wide(q),
+        wide(k),
+        wide(v),
+        given,
+        "upper_left" if options.get("is_causal") else None,
+        options.get("scale"),
+        name,
+    )
     verdict = judge_out(wide(out), want, weight_error(tier, name))
     assert verdict.ok, verdict
 
@@ -132,30 +146,49 @@ def test_grouped_heads_are_contiguous_groups(heads):
 Q = (2, 4, 5, 8)
 BAD = {
     "rank": ([(8,), Q, Q], {}, "Expected query, key, and value to all be  at least 2 dimensional"),
-    "dtypes": ([Q, (2, 4, 5, 8, "float64"), Q], {},
-               "Expected query, key, and value to have the same dtype, but got query.dtype:"),
-    "mask dtype": ([Q, Q, Q], {"attn_mask": torch.ones(5, 5, dtype=torch.int32)},
-                   "Expected attn_mask dtype to be bool or float or to match query dtype, but got "
-                   "attn_mask.dtype:"),
-    "mask and causal": ([Q, Q, Q], {"attn_mask": torch.ones(5, 5, dtype=torch.bool), "is_causal": True},
-                        "_scaled_dot_product_attention: Explicit attn_mask should not be set when "
-                        "is_causal=True"),
-    "heads": ([Q, (2, 2, 5, 8), (2, 2, 5, 8)], {}, "The size of tensor a (4) must match the size of "
-              "tensor b (2) at non-singleton dimension 1"),
-    "gqa": ([Q, (2, 3, 5, 8), (2, 3, 5, 8)], {"enable_gqa": True},
-            "Number of heads in key and value must divide the number of heads in"),
+    "dtypes": (
+        [Q, (2, 4, 5, 8, "float64"), Q],
+        {},
+        "Expected query, key, and value to have the same dtype, but got query.dtype:",
+    ),
+    "mask dtype": (
+        [Q, Q, Q],
+        {"attn_mask": torch.ones(5, 5, dtype=torch.int32)},
+        "Expected attn_mask dtype to be bool or float or to match query dtype, but got "
+        "attn_mask.dtype:",
+    ),
+    "mask and causal": (
+        [Q, Q, Q],
+        {"attn_mask": torch.ones(5, 5, dtype=torch.bool), "is_causal": True},
+        "_scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True",
+    ),
+    "heads": (
+        [Q, (2, 2, 5, 8), (2, 2, 5, 8)],
+        {},
+        "The size of tensor a (4) must match the size of tensor b (2) at non-singleton dimension 1",
+    ),
+    "gqa": (
+        [Q, (2, 3, 5, 8), (2, 3, 5, 8)],
+        {"enable_gqa": True},
+        "Number of heads in key and value must divide the number of heads in",
+    ),
     "S": ([Q, (2, 4, 5, 8), (2, 4, 6, 8)], {}, None),
     "E": ([Q, (2, 4, 5, 7), Q], {}, None),
     "mask shape": ([Q, Q, Q], {"attn_mask": torch.ones(5, 4, dtype=torch.bool)}, None),
-    "larger mask": ([(1, *Q[1:])] * 3, {"attn_mask": torch.ones(2, 4, 5, 5, dtype=torch.bool)}, None),
+    "larger mask": (
+        [(1, *Q[1:])] * 3,
+        {"attn_mask": torch.ones(2, 4, 5, 5, dtype=torch.bool)},
+        None,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_errors_have_torchs_class_and_words(name):
     shapes, options, text = BAD[name]
-    q, k, v = (torch.randn(s[:4]).to(getattr(torch, s[4] if len(s) > 4 else "float32"))
-               for s in shapes)
+    q, k, v = (
+        torch.randn(s[:4]).to(getattr(torch, s[4] if len(s) > 4 else "float32")) for s in shapes
+    )
     with sdpa_kernel(SDPBackend.MATH), pytest.raises(RuntimeError) as torchs:
         torchs_own(q, k, v, **options)
     with pytest.raises(RuntimeError) as ours:
@@ -203,149 +236,6 @@ def test_a_causal_bias_of_other_sizes_or_with_is_causal_raises():
         attend(q, k, v, causal_lower_right(3, 8))
 
 
-# ---- handed to torch -----------------------------------------------------------------------------
-
-
-def call_with_gradient():
-    q, k, v = tensors(Q, Q, Q)
-    v.requires_grad_()
-    attend(q, k, v).sum().backward()
-    assert v.grad is not None
-
-
-def call_with_mask_gradient():
-    q, k, v = tensors(Q, Q, Q)
-    mask = torch.zeros(5, 5, requires_grad=True)
-    attend(q, k, v, mask).sum().backward()
-    assert mask.grad is not None
-
-
-def call_with_dropout():
-    q, k, v = tensors(Q, Q, Q)
-    torch.manual_seed(1)
-    got = attend(q, k, v, dropout_p=0.5)
-    torch.manual_seed(1)
-    assert torch.equal(got, torchs_own(q, k, v, dropout_p=0.5))
-
-
-def call_with_meta():
-    q = torch.empty(Q, device="meta")
-    assert attend(q, q, q).device.type == "meta"
-
-
-def call_with_fake():
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode():
-        q = torch.empty(Q)
-        assert attend(q, q, q).shape == Q
-
-
-def call_with_nested():
-    a = torch.nested.nested_tensor([torch.randn(3, 4, 8), torch.randn(5, 4, 8)],
-                                   layout=torch.jagged).transpose(1, 2)
-    assert attend(a, a, a).is_nested
-
-
-def call_with_strided_nested():
-    a = torch.nested.nested_tensor([torch.randn(4, 3, 8), torch.randn(4, 5, 8)])
-    assert attend(a, a, a).is_nested
-
-
-def call_with_sparse():
-    q = torch.randn(Q)
-    with pytest.raises((RuntimeError, NotImplementedError)):  # torch's own refusal
-        attend(q.to_sparse(), q, q)
-
-
-def call_with_vmap():
-    q = torch.randn(3, *Q)
-    torch.testing.assert_close(torch.vmap(attend)(q, q, q), torchs_own(q, q, q))
-
-
-def call_with_forward_gradient():
-    q, k, v = tensors(Q, Q, Q)
-    with sdpa_kernel(SDPBackend.MATH):  # torch's fused CPU kernel has no forward derivative
-        _, tangent = torch.func.jvp(lambda x: attend(x, k, v), (q,), (torch.ones_like(q),))
-    assert tangent.shape == q.shape
-
-
-def call_with_forward_ad():
-    q, k, v = tensors(Q, Q, Q)
-    with torch.autograd.forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
-        dual = torch.autograd.forward_ad.make_dual(q, torch.ones_like(q))
-        out = attend(dual, k, v)
-        assert torch.autograd.forward_ad.unpack_dual(out).tangent is not None
-
-
-def call_while_tracing():
-    q, k, v = tensors(Q, Q, Q)
-    traced = torch.jit.trace(lambda a, b, c: attend(a, b, c), (q, k, v), check_trace=False)
-    q2 = torch.randn(Q)
-    torch.testing.assert_close(traced(q2, k, v), torchs_own(q2, k, v))
-
-
-def call_with_integers():
-    q = torch.ones(Q, dtype=torch.int32)
-    with pytest.raises(RuntimeError):
-        attend(q, q, q)
-
-
-def call_with_rank_nine():
-    q = torch.randn((1,) * 7 + (3, 8))
-    torch.testing.assert_close(attend(q, q, q), torchs_own(q, q, q))
-
-
-REASONS = {
-    "gradient": call_with_gradient,
-    "gradient ": call_with_mask_gradient,
-    "dropout": call_with_dropout,
-    "meta": call_with_meta,
-    "subclass": call_with_fake,
-    "nested": call_with_nested,
-    "nested ": call_with_strided_nested,
-    "sparse": call_with_sparse,
-    "functorch": call_with_vmap,
-    "functorch ": call_with_forward_gradient,
-    "forward gradient": call_with_forward_ad,
-    "tracing": call_while_tracing,
-    "dtype": call_with_integers,
-    "rank": call_with_rank_nine,
-}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("reason", REASONS)
-def test_what_is_not_ours_goes_to_torch_and_is_counted(reason):
-    REASONS[reason]()
-    counts = al.stats()
-    assert counts.torch == {reason.strip(): 1}, counts
-    assert counts.ran == {}
-    assert reason.strip() in str(counts)
-
-
-def test_a_tier_demanded_in_the_call_is_never_replaced_by_torch():
-    q, k, v = tensors(Q, Q, Q)
-    q.requires_grad_()
-    for demand in ({"tier": "literal"}, {"return_logsumexp": True}, {"out": torch.empty(Q)},
-                   {"threads": 1}):
-        with pytest.raises(al.Unsupported, match="gradient"):
-            attend(q, k, v, **demand)
-    with pytest.raises(al.Unsupported, match="dropout"):
-        attend(k, k, v, dropout_p=0.5, tier="literal")
-    assert al.stats().torch == {}
-
-
-def test_parameters_are_taken_when_no_gradient_is_wanted():
-    q = torch.nn.Parameter(torch.randn(Q))
-    with torch.no_grad():
-        torch.testing.assert_close(attend(q, q, q), torchs_own(q, q, q))
-    with torch.inference_mode():
-        a = torch.randn(Q)
-        torch.testing.assert_close(attend(a, q, q), torchs_own(a, q, q))
-    assert al.stats().ran == {"auto": 2}
-
-
 # ---- tensors of every kind -----------------------------------------------------------------------
 
 
@@ -369,7 +259,9 @@ def test_out_and_logsumexp(tier):
     q, k, v = tensors(Q, Q, Q)
     out = torch.full((2, 4, 5, 16), torch.nan)
     returned, logsumexp = attend(q, k, v, out=out[..., ::2], return_logsumexp=True, tier=tier)
-    assert torch.equal(returned, attend(q, k, v, tier=tier)) and out.isnan().sum() == out.numel() / 2
+    assert (
+        torch.equal(returned, attend(q, k, v, tier=tier)) and out.isnan().sum() == out.numel() / 2
+    )
     scores = q @ k.mT / 8**0.5
     torch.testing.assert_close(logsumexp, scores.logsumexp(-1))
     with pytest.raises(al.BadDtype, match="out is a ndarray"):

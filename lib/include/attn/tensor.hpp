@@ -60,7 +60,7 @@ struct BasicTensorView {
         BasicTensorView(const BasicTensorView<Other>& other);
 
     /// \brief True for a view that was never given a shape: "no mask", "no logsumexp".
-    bool absent() const { return data == nullptr && rank == 0; }
+    ATTN_HD bool absent() const { return data == nullptr && rank == 0; }
     /// \brief Product of the shape; 1 for rank 0.
     Index size() const;
 };
@@ -95,7 +95,7 @@ struct View {
 /// \brief The first `Rank` axes of a type-erased view, as elements of type T. The caller has
 ///        checked dtype and rank.
 template <class T, int Rank, class Void>
-View<T, Rank> as(const BasicTensorView<Void>& view) {
+ATTN_HD View<T, Rank> as(const BasicTensorView<Void>& view) {
     View<T, Rank> typed;
     typed.data = static_cast<T*>(view.data);
     for (int axis = 0; axis < Rank; ++axis) {

@@ -55,9 +55,9 @@ struct Problem {
     std::span<std::byte> scratch;   ///< at least `Tier::scratch_bytes(problem)`, contents undefined
 
     /// \brief The key head that a query head reads: groups are contiguous.
-    Index key_head(Index query_head) const { return query_head / (Hq / H); }
+    ATTN_HD Index key_head(Index query_head) const { return query_head / (Hq / H); }
     /// \brief Keys that causality leaves to row i: 0 .. visible(i) - 1.
-    Index visible(Index i) const {
+    ATTN_HD Index visible(Index i) const {
         const Index end = i + diagonal + 1;
         return end < 0 ? 0 : (end > S ? S : end);
     }

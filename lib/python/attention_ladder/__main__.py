@@ -12,15 +12,19 @@ from ._judge.function import resolve
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m attention_ladder", description=al.__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m attention_ladder",
+        description=al.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tiers", help="list the steps of the ladder")
     judge = commands.add_parser("judge", help="examine a function, property by property")
     judge.add_argument("function", help='"module:function", "torch:MATH", "tier:online"')
     judge.add_argument("--arrays", choices=("torch", "numpy"))
-    judge.add_argument("--dtype", default="float32",
-                       choices=("float64", "float32", "float16", "bfloat16"))
+    judge.add_argument(
+        "--dtype", default="float32", choices=("float64", "float32", "float16", "bfloat16")
+    )
     judge.add_argument("--device", default="cpu")
     judge.add_argument("--weight-error", type=float, default=0.0)
     judge.add_argument("--property", action="append", help="only this one; may be repeated")
@@ -34,9 +38,14 @@ def main() -> int:
             print(f"{tier.name:<18} {tier.idea}" + ("" if tier.available else f" ({tier.reason})"))
         return 0
     report = al.judge(
-        resolve(options.function), name=options.function, arrays=options.arrays,
-        dtype=options.dtype, device=options.device, weight_error=options.weight_error,
-        properties=options.property, cases=options.case,
+        resolve(options.function),
+        name=options.function,
+        arrays=options.arrays,
+        dtype=options.dtype,
+        device=options.device,
+        weight_error=options.weight_error,
+        properties=options.property,
+        cases=options.case,
     )
     print(report)
     if options.json:

@@ -86,7 +86,7 @@ def _require_array(name: str, array: Any) -> None:
 
 
 def _dtype_name(array: Any) -> str:
-    """"float32", "bfloat16", ... for every library: JAX and CuPy use numpy's dtypes."""
+    """ "float32", "bfloat16", ... for every library: JAX and CuPy use numpy's dtypes."""
     return str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar, overload
 
-from . import _arrays, _core, _shapes, _state
+from . import _arrays, _core, _state
 from ._errors import BadOption, Unavailable, Unsupported
 from ._tiers import Candidate, Explanation, find_tier, tiers
 
@@ -108,8 +108,19 @@ def scaled_dot_product_attention(
         raise Unsupported(f"dropout_p is {dropout_p}, but only torch tensors are handed to torch")
     tier = tier if tier != "auto" else _state.chosen_tier.get()
     call = _arrays.prepare(
-        query, key, value, attn_mask, is_causal, scale, enable_gqa, tier, out, return_logsumexp,
-        causal, threads or 0, stream or 0,
+        query,
+        key,
+        value,
+        attn_mask,
+        is_causal,
+        scale,
+        enable_gqa,
+        tier,
+        out,
+        return_logsumexp,
+        causal,
+        threads or 0,
+        stream or 0,
     )
     _core.run(*call.arguments)
     _state.count_run(tier)
@@ -146,8 +157,19 @@ def explain(
             raise Unsupported(f"dropout_p is {dropout_p}, but no tier has dropout")
         tier = tier if tier != "auto" else _state.chosen_tier.get()
         arguments = _arrays.prepare(
-            query, key, value, attn_mask, is_causal, scale, enable_gqa, tier, None, False, causal,
-            threads or 0, 0,
+            query,
+            key,
+            value,
+            attn_mask,
+            is_causal,
+            scale,
+            enable_gqa,
+            tier,
+            None,
+            False,
+            causal,
+            threads or 0,
+            0,
         ).arguments
     name, candidates = _core.explain(*arguments)
     return Explanation(name, tuple(Candidate(*c) for c in candidates))

@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from . import _core, _shapes, _state
-from ._errors import BadDevice, BadDtype, BadOption, BadShape, Error, Unavailable, Unsupported
+from ._errors import BadDevice, BadDtype, BadOption, BadShape, Unavailable, Unsupported
 
 torchs_own = torch._C._nn.scaled_dot_product_attention
 """torch's function itself, also while `torch.nn.functional`'s name for it is replaced."""
@@ -49,8 +49,9 @@ def scaled_dot_product_attention(
         attn_mask, rules = _without_causal_bias(attn_mask, query, key, rules)
     reason = why_torch(query, key, value, attn_mask, dropout_p)
     if reason:
-        return _hand_over(reason, query, key, value, attn_mask, dropout_p, rules, out,
-                          return_logsumexp)
+        return _hand_over(
+            reason, query, key, value, attn_mask, dropout_p, rules, out, return_logsumexp
+        )
     query, key, value, attn_mask = _autocast(query, key, value, attn_mask)
     check(query, key, value, attn_mask)
     causal = _shapes.causal_code(rules.is_causal, rules.causal, attn_mask is not None)
@@ -67,8 +68,17 @@ def scaled_dot_product_attention(
     except (Unsupported, Unavailable) as error:
         if _demanded(rules, out, return_logsumexp) or rules.causal is not None:
             raise
-        return _hand_over(type(error).__name__.lower(), query, key, value, attn_mask, dropout_p,
-                          rules, out, return_logsumexp)
+        return _hand_over(
+            type(error).__name__.lower(),
+            query,
+            key,
+            value,
+            attn_mask,
+            dropout_p,
+            rules,
+            out,
+            return_logsumexp,
+        )
 
 
 # ---- here, or torch's own function ---------------------------------------------------------------
@@ -111,8 +121,17 @@ def why_torch(query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float
     return ""
 
 
-def _hand_over(reason: str, query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float,
-               rules: Rules, out: Any, return_logsumexp: bool) -> Any:
+def _hand_over(
+    reason: str,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any,
+    dropout_p: float,
+    rules: Rules,
+    out: Any,
+    return_logsumexp: bool,
+) -> Any:
     if _demanded(rules, out, return_logsumexp):
         raise Unsupported(
             f"this call is for torch's own function ({reason}), which has no tier=, out=, threads=, "
@@ -128,21 +147,35 @@ def _hand_over(reason: str, query: Any, key: Any, value: Any, attn_mask: Any, dr
             raise Unsupported(f"torch's own function ({reason}) takes no mask beside causal=")
         L, S = query.shape[-2], key.shape[-2]
         attn_mask = torch.ones(L, S, dtype=torch.bool, device=query.device).tril(S - L)
-    return torchs_own(query, key, value, attn_mask, dropout_p, is_causal, scale=rules.scale,
-                      enable_gqa=rules.enable_gqa)
+    return torchs_own(
+        query,
+        key,
+        value,
+        attn_mask,
+        dropout_p,
+        is_causal,
+        scale=rules.scale,
+        enable_gqa=rules.enable_gqa,
+    )
 
 
 def _demanded(rules: Rules, out: Any, return_logsumexp: bool) -> bool:
     """The call itself asks for what torch's own function does not have."""
-    return (rules.tier != "auto" or out is not None or return_logsumexp
-            or rules.threads is not None or rules.stream is not None)
+    return (
+        rules.tier != "auto"
+        or out is not None
+        or return_logsumexp
+        or rules.threads is not None
+        or rules.stream is not None
+    )
 
 
 # ---- the arguments -------------------------------------------------------------------------------
 
 
-def _without_causal_bias(bias: CausalBias, query: torch.Tensor, key: torch.Tensor,
-                         rules: Rules) -> tuple[None, Rules]:
+def _without_causal_bias(
+    bias: CausalBias, query: torch.Tensor, key: torch.Tensor, rules: Rules
+) -> tuple[None, Rules]:
     """torch's CausalBias is a tensor without usable memory: it becomes a causal rule."""
     if rules.is_causal or rules.causal is not None:
         raise BadOption("CausalBias should not be used with causal=True")
@@ -150,7 +183,9 @@ def _without_causal_bias(bias: CausalBias, query: torch.Tensor, key: torch.Tenso
         return None, rules._replace(causal="upper_left")
     sizes, wanted = (query.shape[-2], key.shape[-2]), (bias.seq_len_q, bias.seq_len_kv)
     if sizes != wanted:
-        raise BadShape(f"attn_mask is a CausalBias for L, S = {wanted}, but the tensors have {sizes}")
+        raise BadShape(
+            f"attn_mask is a CausalBias for L, S = {wanted}, but the tensors have {sizes}"
+        )
     return None, rules._replace(causal="lower_right")
 
 
@@ -165,8 +200,9 @@ def _autocast(*tensors: torch.Tensor | None) -> Any:
     return [t if t is None or t.dtype not in eligible else t.to(dtype) for t in tensors]
 
 
-def check(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-          attn_mask: torch.Tensor | None) -> None:
+def check(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None
+) -> None:
     """torch's own checks, with torch's words; the C++ library makes the rest."""
     if not query.dtype == key.dtype == value.dtype:
         raise BadDtype(
@@ -186,13 +222,12 @@ def check(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
             f"attn_mask.dtype: {attn_mask.dtype} and  query.dtype: {query.dtype} instead."
         )
     if attn_mask.device != query.device:
-        raise BadDevice(
-            f"attn_mask is on {attn_mask.device} but query is on {query.device}"
-        )
+        raise BadDevice(f"attn_mask is on {attn_mask.device} but query is on {query.device}")
 
 
-def expand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-           enable_gqa: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def expand(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, enable_gqa: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Broadcasts batch axes and heads; copies only when key and value differ in heads."""
     plan = _shapes.plan(tuple(query.shape), tuple(key.shape), tuple(value.shape), enable_gqa)
     if plan.repeat_key > 1:
@@ -224,9 +259,16 @@ def empty_logsumexp(query: torch.Tensor) -> torch.Tensor:
 # ---- the call ------------------------------------------------------------------------------------
 
 
-def arguments(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, out: torch.Tensor,
-              attn_mask: torch.Tensor | None, logsumexp: torch.Tensor | None, causal: int,
-              rules: Rules) -> tuple[Any, ...]:
+def arguments(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    logsumexp: torch.Tensor | None,
+    causal: int,
+    rules: Rules,
+) -> tuple[Any, ...]:
     """The arguments of `_core.run`. Tensors go as DLPack capsules, which, unlike
     `Tensor.__dlpack__`, neither refuse parameters nor touch any stream."""
     stream = rules.stream
@@ -257,9 +299,16 @@ def _capsule(tensor: torch.Tensor) -> Any:
     return torch._C._to_dlpack(tensor)
 
 
-def run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-        attn_mask: torch.Tensor | None, causal: int, rules: Rules, out: torch.Tensor | None,
-        return_logsumexp: bool) -> Any:
+def run(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    causal: int,
+    rules: Rules,
+    out: torch.Tensor | None,
+    return_logsumexp: bool,
+) -> Any:
     """Computes, on the tensors' device and torch's current stream."""
     query, key, value = expand(query, key, value, rules.enable_gqa)
     if out is None:
@@ -279,8 +328,9 @@ def run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     return out if logsumexp is None else (out, logsumexp)
 
 
-def explained(query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float,
-              rules: Rules) -> tuple[Any, ...]:
+def explained(
+    query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float, rules: Rules
+) -> tuple[Any, ...]:
     """The arguments of `_core.explain` for a call with torch tensors."""
     if isinstance(attn_mask, CausalBias):
         attn_mask, rules = _without_causal_bias(attn_mask, query, key, rules)

@@ -84,8 +84,10 @@ def _repro(f: Function, prop: Property, case: Case) -> str:
     extra = "" if f.dtype == "float32" else f" --dtype {f.dtype}"
     extra += "" if f.device == "cpu" else f" --device {f.device}"
     extra += f" --weight-error {f.weight_error!r}" if f.weight_error else ""
-    return (f"python -m attention_ladder judge {f.name} --arrays {f.arrays}{extra} "
-            f"--property {prop.name} --case {case}")
+    return (
+        f"python -m attention_ladder judge {f.name} --arrays {f.arrays}{extra} "
+        f"--property {prop.name} --case {case}"
+    )
 
 
 def _installed(package: str) -> bool:

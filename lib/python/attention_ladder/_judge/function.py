@@ -55,8 +55,14 @@ class Function:
         dense = torch.from_numpy(np.ascontiguousarray(array)).to(kind).to(self.device)
         return _with_torch_strides(array, dense)
 
-    def __call__(self, query: np.ndarray, key: np.ndarray, value: np.ndarray,
-                 mask: np.ndarray | None = None, **options: Any) -> np.ndarray:
+    def __call__(
+        self,
+        query: np.ndarray,
+        key: np.ndarray,
+        value: np.ndarray,
+        mask: np.ndarray | None = None,
+        **options: Any,
+    ) -> np.ndarray:
         """Calls with numpy arrays.
 
         :raises Refused: when the function raises.

@@ -24,7 +24,12 @@ from typing import Any
 import numpy as np
 
 # dtype name -> (bits of the significand with the hidden one, exponent of the smallest normal number)
-FORMATS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -14), "bfloat16": (8, -126)}
+FORMATS = {
+    "float64": (53, -1022),
+    "float32": (24, -126),
+    "float16": (11, -14),
+    "bfloat16": (8, -126),
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,9 @@ def reference(
         total = weight.sum(-1, keepdims=True)
         share = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
         out, W = _weighted(share, v, rows, Ev), _weighted(share, abs(v), rows, Ev)
-        logsumexp = np.where(total > 0, top + np.log(np.where(total > 0, total, 1)), -np.inf)[..., 0]
+        logsumexp = np.where(total > 0, top + np.log(np.where(total > 0, total, 1)), -np.inf)[
+            ..., 0
+        ]
         # A key too far below the maximum to weigh anything in double does not count.
         A = np.where(visible & (score >= top - 745), size, 0).max(-1, initial=0)
     out = np.where(spoiled[..., None], np.nan, out)
@@ -147,19 +154,36 @@ def judge_logsumexp(logsumexp: Any, reference: Reference, weight_error: float = 
     """Compares a logsumexp, which is float32, or float64 for float64 inputs."""
     of = "float64" if reference.dtype == "float64" else "float32"
     A = reference.score_size
-    return compare(logsumexp, reference.logsumexp, np.ones_like(A), A, reference.dtype, of,
-                   weight_error)
+    return compare(
+        logsumexp, reference.logsumexp, np.ones_like(A), A, reference.dtype, of, weight_error
+    )
 
 
 def judge_pair(one: Any, other: Any, reference: Reference, weight_error: float = 0.0) -> Verdict:
     """Two results that should be one: each may be off by its bound."""
     W, A = reference.value_size, reference.score_size[..., None]
-    return compare(one, np.asarray(other).astype(reference.out.dtype), W, A, reference.dtype,
-                   reference.dtype, weight_error, times=2)
+    return compare(
+        one,
+        np.asarray(other).astype(reference.out.dtype),
+        W,
+        A,
+        reference.dtype,
+        reference.dtype,
+        weight_error,
+        times=2,
+    )
 
 
-def compare(got: Any, want: np.ndarray, W: np.ndarray, A: np.ndarray, computed: str, stored: str,
-            weight_error: float, times: float = 1.0) -> Verdict:
+def compare(
+    got: Any,
+    want: np.ndarray,
+    W: np.ndarray,
+    A: np.ndarray,
+    computed: str,
+    stored: str,
+    weight_error: float,
+    times: float = 1.0,
+) -> Verdict:
     """The bound of W and A, `times` over; `computed` gives the roundoff, `stored` the last place."""
     got = np.asarray(got).astype(want.dtype)
     if got.shape != want.shape:
@@ -175,5 +199,6 @@ def compare(got: Any, want: np.ndarray, W: np.ndarray, A: np.ndarray, computed: 
         ratio = np.where(same, 0, error / bound)
         ratio = np.where(np.isnan(ratio), np.inf, ratio)
     index = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
-    return Verdict(float(ratio[index]), tuple(int(i) for i in index), float(got[index]),
-                   float(want[index]))
+    return Verdict(
+        float(ratio[index]), tuple(int(i) for i in index), float(got[index]), float(want[index])
+    )

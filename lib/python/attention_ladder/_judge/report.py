@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 
 from .reference import Verdict
 
-
 VERDICTS = ("pass", "fail", "refused", "not shown")
 
 
@@ -40,7 +39,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """"pass", "fail", "refused" (it raised in every case) or "not shown" (no case fits)."""
+        """ "pass", "fail", "refused" (it raised in every case) or "not shown" (no case fits)."""
         if self.failures:
             return "fail"
         if self.refusals == self.cases:
@@ -102,11 +101,16 @@ class Report:
         lines = [self.summary(), ""]
         for f in self.findings:
             refused = f"  refuses {f.refusals}" if f.refusals else ""
-            lines.append(f"{f.verdict:<9} {f.id:<8} {f.name:<{width}} {f.share:>7}  "
-                         f"{_number(f.worst)}{refused}".rstrip())
+            lines.append(
+                f"{f.verdict:<9} {f.id:<8} {f.name:<{width}} {f.share:>7}  "
+                f"{_number(f.worst)}{refused}".rstrip()
+            )
             if f.failures:
-                lines += [f"{'':10}{f.says}", f"{'':10}{f.smallest_failure}: {f.failure}",
-                          f"{'':10}{f.repro}"]
+                lines += [
+                    f"{'':10}{f.says}",
+                    f"{'':10}{f.smallest_failure}: {f.failure}",
+                    f"{'':10}{f.repro}",
+                ]
         reasons = {f.refusal: f.smallest_refusal for f in reversed(self.findings) if f.refusals}
         lines += [f"refuses   {case}: {reason}" for reason, case in reasons.items()]
         return "\n".join(lines)
@@ -124,7 +128,9 @@ class Report:
         rows = "\n".join(_row(f) for f in self.findings)
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return _PAGE.format(
-            title=html.escape(self.function), summary=html.escape(self.summary()), rows=rows,
+            title=html.escape(self.function),
+            summary=html.escape(self.summary()),
+            rows=rows,
             about=html.escape(f"{versions}; {self.machine}; {self.date}"),
         )
 
@@ -136,12 +142,16 @@ def _number(worst: float) -> str:
 def _row(f: Finding) -> str:
     more = ""
     if f.failures:
-        more += (f"<p>{html.escape(f.smallest_failure)}: {html.escape(f.failure)}</p>"
-                 f"<pre>{html.escape(f.repro)}</pre>")
+        more += (
+            f"<p>{html.escape(f.smallest_failure)}: {html.escape(f.failure)}</p>"
+            f"<pre>{html.escape(f.repro)}</pre>"
+        )
     if f.refusals:
         more += f"<p>refuses {html.escape(f.smallest_refusal)}: {html.escape(f.refusal)}</p>"
-    return (f'<tr class="{f.verdict.split()[0]}"><td>{f.verdict}<td>{f.id}<td><code>{f.name}</code><br>'
-            f"{html.escape(f.says)}{more}<td>{f.share}<td>{f.refusals or ''}<td>{_number(f.worst)}")
+    return (
+        f'<tr class="{f.verdict.split()[0]}"><td>{f.verdict}<td>{f.id}<td><code>{f.name}</code><br>'
+        f"{html.escape(f.says)}{more}<td>{f.share}<td>{f.refusals or ''}<td>{_number(f.worst)}"
+    )
 
 
 _PAGE = """<!doctype html>

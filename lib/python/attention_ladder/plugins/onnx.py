@@ -115,8 +115,9 @@ def _split(array: Any, heads: int) -> Any:
     return array.reshape(B, length, heads, width // heads).swapaxes(1, 2)
 
 
-def _visible(x: dict[str, Any], attributes: dict[str, Any], L: int, S: int,
-             mask: Any) -> tuple[Any, Any]:
+def _visible(
+    x: dict[str, Any], attributes: dict[str, Any], L: int, S: int, mask: Any
+) -> tuple[Any, Any]:
     """The mask that says all that is not a plain causal rule, and that rule.
 
     A query's position is its index plus `offset`: the keys that are older than the first query.

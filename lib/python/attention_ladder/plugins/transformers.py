@@ -1,8 +1,8 @@
 """Hugging Face transformers: ``attn_implementation="attention_ladder"``.
 
-    from attention_ladder.plugins import transformers as plugin
-    plugin.register()
-    model = AutoModel.from_pretrained(name, attn_implementation="attention_ladder")
+from attention_ladder.plugins import transformers as plugin
+plugin.register()
+model = AutoModel.from_pretrained(name, attn_implementation="attention_ladder")
 """
 
 from __future__ import annotations

@@ -1,0 +1,99 @@
+/// \file
+/// \brief What the parts of tier `cuda_mma` share on the host side: the kernel's parameters, and
+///        the functions that queue its kernels.
+///
+/// | file                     | part                                                         |
+/// |--------------------------|--------------------------------------------------------------|
+/// | cuda_mma.cu              | the plan: which kernels a problem takes, in which memory     |
+/// | cuda_mma_tile.cuh        | the steps of one warp: scores, mask, softmax, weighted sum   |
+/// | cuda_mma_kernel.cuh      | the main kernel; compiled by cuda_mma_{f16,bf16}.cu          |
+/// | cuda_mma_split.cu        | short queries: keys split over blocks, then merged           |
+/// | cuda_mma_float32.cu      | float32 through three bfloat16 parts                         |
+/// | cuda_mma_prepare.cu      | packing, mask bits and tile classes, float32 into parts      |
+#pragma once
+
+#include <attn/tier.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace attn::gpu {
+
+/// \brief How the main kernel gets its mask.
+enum class Masking {
+    none,   ///< causality and the end of the keys only
+    bits,   ///< one bit per score, with a class per tile: a boolean mask that several heads share
+    bytes,  ///< one byte per score: a boolean mask that is read only once
+    additive,  ///< float32, or the dtype of query
+};
+
+/// \brief Strides in elements over (batch, head, row); the last axis is contiguous.
+struct Strides {
+    Index batch = 0, head = 0, row = 0;
+    __host__ __device__ Index operator()(Index b, Index h, Index i) const {
+        return b * batch + h * head + i * row;
+    }
+};
+
+/// \brief Parameters of the tensor-core kernels. Pointers and strides here are of what the kernels
+///        read, which may be packed copies; `problem` still describes the caller's tensors.
+struct MmaProblem {
+    Problem problem;
+    /// 16-byte aligned rows: pointers and strides are multiples of 8 elements.
+    const std::uint16_t* query = nullptr;  // (B, Hq, L, >= E)
+    const std::uint16_t* key = nullptr;    // (B, H, S, >= E)
+    const std::uint16_t* value = nullptr;  // (B, H, S, >= Ev)
+    Strides query_stride, key_stride, value_stride;
+    /// Elements of a row that may be read: E and Ev rounded up to 8, zeros beyond E and Ev.
+    int query_columns = 0, value_columns = 0;
+    bool wide_out = false;  ///< out can be written 16 bytes at a time
+
+    float scale = 1;         ///< |scale|, or 1 when that is 0
+    float unit = 1;          ///< scale * log2(e): scores in units of log 2
+    float query_factor = 1;  ///< multiplies query first: -1, 0 or 1
+
+    const void* mask = nullptr;  ///< bits: uint32 words of 32 keys, rows of an even number; else
+                                 ///< elements, 16-byte rows.
+    Strides mask_stride;         ///< in words or elements
+    const std::uint8_t* tile_class = nullptr;  ///< (.., ceil(L / 64), ceil(S / 64)), see TileClass
+    Strides class_stride;
+
+    int query_tiles = 0;  ///< per head
+    int splits = 1;       ///< split kernel: parts of the keys
+};
+
+/// \brief What a 64 x 64 tile of a boolean mask holds, as bits.
+enum TileClass : std::uint8_t { some_visible = 1, some_hidden = 2 };
+inline constexpr int class_tile = 64;
+
+/// \brief Queues the main kernel. HeadDim >= E, Ev is chosen inside.
+template <class T>
+void launch_mma(const MmaProblem& p, Masking masking, cudaStream_t stream);
+/// \brief Any kernel of the family, for `probe`.
+const void* some_mma_kernel();
+
+/// \brief Queues the split kernel and the merge.
+/// \param partial  `split_partial_size` floats
+template <class T>
+void launch_split(MmaProblem p, float* partial, cudaStream_t stream);
+/// \brief Parts that the keys are split into: depends on S alone.
+int split_count(const Problem& p);
+std::size_t split_partial_size(const Problem& p);
+
+/// \brief Queues the float32 kernel: query, key and value hold three bfloat16 planes.
+void launch_float32(const MmaProblem& p, cudaStream_t stream);
+
+/// \brief Queues a copy of `from` (rank 4, any strides, elements of 1, 2 or 4 bytes) to packed rows
+///        of `columns` elements, zeros behind the last one. Axes of stride 0 collapse.
+void pack_rows(const TensorView& from, void* to, const Strides& to_stride, Index columns,
+               cudaStream_t stream);
+/// \brief The same for float32, each element as three bfloat16 parts, plane after plane in a row:
+///        (.., 3, columns).
+void split_rows(const TensorView& from, std::uint16_t* to, const Strides& to_stride, Index columns,
+                cudaStream_t stream);
+/// \brief Queues the packing of a boolean mask to bits and tile classes.
+void pack_mask(const TensorView& mask, std::uint32_t* bits, const Strides& bits_stride,
+               std::uint8_t* classes, const Strides& class_stride, cudaStream_t stream);
+
+}  // namespace attn::gpu

@@ -1,0 +1,167 @@
+/// \file
+/// \brief What the kernels do off the fast path: hiding keys beyond a row's limit, a scale that is
+///        not positive, storing rows, and values that are not finite.
+///
+/// A hidden key has weight 0, and 0 times a NaN or an infinity of its value row would be NaN. The
+/// products do not look: a block whose results are not all finite, under a mask or a causal rule,
+/// goes over its keys a second time with such values read as 0, which gives every row the bits that
+/// it would have had without them. A row that may see one of them is then computed key by key.
+#pragma once
+
+#include "cuda_mma.hpp"
+#include "mask.cuh"
+#include "mma.cuh"
+
+#include <attn/row_state.hpp>
+
+namespace attn::gpu {
+
+/// \brief Elements of 16 bits times -1, or times 0 (which keeps NaN and makes infinity NaN).
+template <class T>
+__device__ inline void multiply_tile(std::uint16_t* tile, int count, float factor, int threads) {
+    for (int i = threadIdx.x; i < count; i += threads) {
+        T element;
+        element.bits = tile[i];
+        tile[i] = T(static_cast<float>(element) * factor).bits;
+    }
+}
+
+/// \brief Scores of keys that the row may not see by position become -inf.
+/// \param row  of element 0 in tile 0 \param key  of element 0 in tile 0
+template <class Shape>
+__device__ inline void hide_beyond(float (&score)[Shape::MTiles][Shape::Keys / 8][4],
+                                   const Problem& problem, Index row, Index key) {
+#pragma unroll
+    for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const Index left = problem.visible(row + m * 16 + half * 8) - key;
+            const int limit = left < Shape::Keys ? static_cast<int>(left) : Shape::Keys;
+#pragma unroll
+            for (int n = 0; n < Shape::Keys / 8; ++n) {
+                if (8 * n >= limit) score[m][n][2 * half] = -CUDART_INF_F;
+                if (8 * n + 1 >= limit) score[m][n][2 * half + 1] = -CUDART_INF_F;
+            }
+        }
+}
+
+/// \brief Masks scores with the mask read where it lies, any dtype and strides; the causal rule
+///        and the end of the keys included. `Natural`: scales and adds.
+template <class Shape, bool Natural>
+__device__ inline void mask_scores(float (&score)[Shape::MTiles][Shape::Keys / 8][4],
+                                   const Problem& problem, Index b, Index h, Index row, Index key,
+                                   float scale) {
+#pragma unroll
+    for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const Index at = row + m * 16 + half * 8;
+            const MaskRow masks(problem, b, h, at < problem.L ? at : problem.L - 1);
+#pragma unroll
+            for (int n = 0; n < Shape::Keys / 8; ++n)
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const float mask = masks.at<float>(key + 8 * n + i);
+                    float& s = score[m][n][2 * half + i];
+                    s = mask == -CUDART_INF_F ? mask : (Natural ? fmaf(s, scale, mask) : s);
+                }
+        }
+}
+
+/// \brief Writes a warp's rows from its part of the query tile: 16 bytes a lane where `out` allows.
+template <class Shape>
+__device__ inline void store_rows(const MmaProblem& p, const unsigned char* shared, int warp,
+                                  Index b, Index h, Index first_row) {
+    using T = typename Shape::Element;
+    constexpr int pieces = Shape::HeadDim / 8;
+    const int lane = threadIdx.x % 32;
+    const auto out = as<T, 4>(p.problem.out);
+    for (int index = lane; index < Shape::warp_rows * pieces; index += 32) {
+        const int row = warp * Shape::warp_rows + index / pieces, piece = index % pieces;
+        const int columns = static_cast<int>(p.problem.Ev) - piece * 8;
+        if (first_row + row >= p.problem.L || columns <= 0) continue;
+        const unsigned char* from = shared + swizzled<Shape::row_bytes>(row, piece);
+        T* to = &out(b, h, first_row + row, piece * 8);
+        if (p.wide_out) {
+            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+            continue;
+        }
+        for (int e = 0; e < columns && e < 8; ++e)
+            to[e * out.stride[3]] = reinterpret_cast<const T*>(from)[e];
+    }
+}
+
+/// \brief Elements of 16 bits that are NaN or infinite become 0.
+template <class T>
+__device__ inline void make_finite(unsigned char* tile, int bytes, int thread, int threads) {
+    constexpr std::uint16_t exponent = dtype_of<T> == DType::float16 ? 0x7c00 : 0x7f80;
+    auto* element = reinterpret_cast<std::uint16_t*>(tile);
+    for (int i = thread; i < bytes / 2; i += threads)
+        if ((element[i] & exponent) == exponent) element[i] = 0;
+}
+
+/// \brief Does row i see, among keys first .. end - 1, a value row with a NaN or an infinity?
+///        Asked by a whole warp.
+template <class T>
+__device__ inline bool meets_infinite(const Problem& p, Index b, Index h, Index i, Index first,
+                                      Index end) {
+    const auto value = as<const T, 4>(p.value);
+    bool meets = false;
+    for (Index j = first; j < end; ++j) {
+        if (mask_at<float>(p, b, h, i, j) == -CUDART_INF_F) continue;
+        for (Index e = threadIdx.x % 32; e < p.Ev; e += 32)
+            meets |= !(fabsf(to_float(value(b, p.key_head(h), j, e))) <= 3.4028234e38f);
+    }
+    return __any_sync(~0u, meets);
+}
+
+/// \brief One query row by a whole warp, key by key, in float32; writes `columns` (at most 256) of
+/// its
+///        columns from `first` on, and its logsumexp. \param always  false: only if the row sees a
+///        value that is not finite
+template <class T>
+__device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, Index first = 0,
+                                   Index columns = 256, bool always = false) {
+    constexpr int most = 8;  // columns of out per lane
+    if (!always && !meets_infinite<T>(p, b, h, i, 0, p.visible(i))) return;
+    const auto query = as<const T, 4>(p.query);
+    const auto key = as<const T, 4>(p.key);
+    const auto value = as<const T, 4>(p.value);
+    const Index hk = p.key_head(h);
+    const int lane = threadIdx.x % 32;
+    const Index end = first + columns < p.Ev ? first + columns : p.Ev;
+    float out[most] = {};
+    RowState<float> row;
+    for (Index j = 0; j < p.visible(i); ++j) {
+        const float mask = mask_at<float>(p, b, h, i, j);
+        if (mask == -CUDART_INF_F) continue;
+        float dot = 0;
+        for (Index e = lane; e < p.E; e += 32)
+            dot += to_float(query(b, h, i, e)) * to_float(key(b, hk, j, e));
+        for (int step = 16; step > 0; step /= 2) dot += __shfl_xor_sync(~0u, dot, step);
+        const float score = static_cast<float>(p.scale) * dot + mask;
+        const float shrink = row.grow(score);
+        const float weight = row.weight(score);
+        row.sum += weight;
+#pragma unroll
+        for (int n = 0; n < most; ++n) {
+            const Index e = first + lane + 32 * n;
+            if (e < end && weight != 0)
+                out[n] = out[n] * shrink + weight * to_float(value(b, hk, j, e));
+        }
+    }
+    const auto to = as<T, 4>(p.out);
+#pragma unroll
+    for (int n = 0; n < most; ++n)
+        if (first + lane + 32 * n < end)
+            to(b, h, i, first + lane + 32 * n) = T(out[n] * row.normalizer());
+    if (always && lane == 0 && !p.logsumexp.absent())
+        as<float, 3>(p.logsumexp)(b, h, i) = row.logsumexp();
+}
+
+/// \brief Can a mask or a causal rule hide a key?
+__device__ inline bool can_hide(const Problem& p) {
+    return p.mask_kind != MaskKind::none || p.diagonal < p.S;
+}
+
+}  // namespace attn::gpu

@@ -1,0 +1,334 @@
+/// \file
+/// \brief `cuda_mma` for float32: products on bfloat16 tensor cores, exact to float32.
+///
+/// A float32 has 24 significant bits and is the sum of three bfloat16 of 8 bits each,
+/// x = x0 + x1 + x2 with |x1| <= 2^-8 |x| (rounding to nearest) and |x2| <= 2^-16 |x|. Of the nine
+/// products of two such sums six are kept, smallest first:
+///
+///     x y = x0 y2 + x1 y1 + x2 y0 + x0 y1 + x1 y0 + x0 y0      + error <= (2^-23 + 2^-32) |x y|
+///
+/// (left out: x1 y2 + x2 y1 and x2 y2; the three parts themselves are exact.) Each product of two
+/// bfloat16 is exact in float32. The tensor cores add in float32 but truncate: the small products
+/// are summed first, while the accumulator is small; each x0 y0 of 16 columns starts from zero and
+/// is added by ordinary, rounding additions; and so is the weighted sum of each tile of keys,
+/// however many tiles there are.
+///
+/// Weights, exp(score - max), are split the same way in registers.
+///
+/// \par Source
+/// Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for
+/// higher-precision computations".
+#include "cuda_mma_careful.cuh"
+#include "cuda_mma_tile.cuh"
+#include "device.hpp"
+
+namespace attn::gpu {
+namespace {
+
+constexpr int parts = 3;
+
+/// \brief Tiles hold the three parts one after the other, each swizzled as usual.
+template <int HeadDim, int Warps, int MTiles, int Keys, int Blocks>
+struct Float32Shape : MmaShape<bfloat16, HeadDim, Warps, MTiles, Keys, false> {
+    using Base = MmaShape<bfloat16, HeadDim, Warps, MTiles, Keys, false>;
+    static constexpr int blocks = Blocks;  // per multiprocessor
+    static constexpr int stage_bytes = parts * Base::tile_bytes;
+    static constexpr int shared_bytes = parts * Base::query_bytes + 4 * stage_bytes;
+};
+
+/// The kept products (part of a, part of b), smallest first; the last one is summed on its own.
+__device__ constexpr int small_a[5] = {0, 1, 2, 0, 1}, small_b[5] = {2, 1, 0, 1, 0};
+
+/// score = Q K^T
+template <class Shape, class Scores>
+__device__ void multiply_parts(Scores& score, std::uint32_t query, std::uint32_t key) {
+    constexpr int MT = Shape::MTiles, NS = Shape::Keys / 8, KS = Shape::HeadDim / 16;
+#pragma unroll
+    for (int m = 0; m < MT; ++m)
+#pragma unroll
+        for (int n = 0; n < NS; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) score[m][n][i] = 0;
+    const auto load_a = [&](int m, int k, int part, std::uint32_t(&a)[4]) {
+        load_matrices(a,
+                      (query ^ (k * 32)) + part * Shape::query_bytes + m * 16 * Shape::row_bytes);
+    };
+    const auto load_b = [&](int n, int k, int part, std::uint32_t(&b)[4]) {
+        load_matrices(b, (key ^ (k * 32)) + part * Shape::tile_bytes + n * 16 * Shape::row_bytes);
+    };
+    const auto add = [&](int m, int n, const std::uint32_t(&a)[4], const std::uint32_t(&b)[4]) {
+        multiply_add<bfloat16>(score[m][2 * n], a, b[0], b[1]);
+        multiply_add<bfloat16>(score[m][2 * n + 1], a, b[2], b[3]);
+    };
+#pragma unroll
+    for (int k = 0; k < KS; ++k) {
+        std::uint32_t a[MT][parts][4];
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int part = 0; part < parts; ++part) load_a(m, k, part, a[m][part]);
+#pragma unroll
+        for (int n = 0; n < NS / 2; ++n) {
+            std::uint32_t b[parts][4];
+#pragma unroll
+            for (int part = 0; part < parts; ++part) load_b(n, k, part, b[part]);
+#pragma unroll
+            for (int product = 0; product < 5; ++product)
+#pragma unroll
+                for (int m = 0; m < MT; ++m) add(m, n, a[m][small_a[product]], b[small_b[product]]);
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < KS; ++k) {
+        std::uint32_t a[MT][4];
+#pragma unroll
+        for (int m = 0; m < MT; ++m) load_a(m, k, 0, a[m]);
+#pragma unroll
+        for (int n = 0; n < NS / 2; ++n) {
+            std::uint32_t b[4];
+            load_b(n, k, 0, b);
+#pragma unroll
+            for (int m = 0; m < MT; ++m)
+#pragma unroll
+                for (int side = 0; side < 2; ++side) {
+                    float sum[4] = {};  // 16 columns by the tensor core, rounded additions between
+                    multiply_add<bfloat16>(sum, a[m], b[2 * side], b[2 * side + 1]);
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) score[m][2 * n + side][i] += sum[i];
+                }
+        }
+    }
+}
+
+/// Two floats as three pairs of bfloat16.
+__device__ inline void split_pair(float x, float y, std::uint32_t (&part)[parts]) {
+#pragma unroll
+    for (int i = 0; i < parts; ++i) {
+        part[i] = pack<bfloat16>(x, y);
+        x -= __uint_as_float(part[i] << 16);
+        y -= __uint_as_float(part[i] & 0xffff0000u);
+    }
+}
+
+/// Scores become weights, in parts; then out += weights V.
+template <class Shape, class Rows>
+__device__ void weigh_and_add(Rows& rows, const typename Rows::Scores& score, float unit,
+                              std::uint32_t value) {
+    constexpr int MT = Shape::MTiles, NS = Shape::Keys / 8;
+    std::uint32_t weights[MT][NS][2][parts];
+#pragma unroll
+    for (int m = 0; m < MT; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const float top = rows.max[m][half] == -CUDART_INF_F ? 0.0f : rows.max[m][half];
+#pragma unroll
+            for (int n = 0; n < NS; ++n) {
+                const float w0 = Rows::weight(score[m][n][2 * half], unit, top);
+                const float w1 = Rows::weight(score[m][n][2 * half + 1], unit, top);
+                rows.sum[m][half] += w0 + w1;
+                split_pair(w0, w1, weights[m][n][half]);
+            }
+        }
+#pragma unroll
+    for (int n = 0; n < Shape::HeadDim / 16; ++n) {
+        float sum[MT][2][4] = {};  // of this tile of keys
+        const auto add = [&](int m, int k, int part, const std::uint32_t(&b)[4]) {
+            const std::uint32_t a[4] = {weights[m][2 * k][0][part], weights[m][2 * k][1][part],
+                                        weights[m][2 * k + 1][0][part],
+                                        weights[m][2 * k + 1][1][part]};
+            multiply_add<bfloat16>(sum[m][0], a, b[0], b[1]);
+            multiply_add<bfloat16>(sum[m][1], a, b[2], b[3]);
+        };
+        std::uint32_t first[Shape::Keys / 16][4];
+#pragma unroll
+        for (int k = 0; k < Shape::Keys / 16; ++k) {
+            std::uint32_t b[parts][4];
+#pragma unroll
+            for (int part = 0; part < parts; ++part)
+                load_matrices_transposed(b[part], (value ^ (n * 32)) + part * Shape::tile_bytes +
+                                                      k * 16 * Shape::row_bytes);
+#pragma unroll
+            for (int product = 0; product < 5; ++product)
+#pragma unroll
+                for (int m = 0; m < MT; ++m) add(m, k, small_a[product], b[small_b[product]]);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) first[k][i] = b[0][i];
+        }
+#pragma unroll
+        for (int k = 0; k < Shape::Keys / 16; ++k)
+#pragma unroll
+            for (int m = 0; m < MT; ++m) add(m, k, 0, first[k]);
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                rows.out[m][2 * n][i] += sum[m][0][i];
+                rows.out[m][2 * n + 1][i] += sum[m][1][i];
+            }
+    }
+}
+
+//! [kernel]
+/// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
+/// \return whether this thread's results are all finite
+template <class Shape, bool masked, bool second>
+__device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
+    using Rows = WarpRows<typename Shape::Base>;
+    constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const Problem& problem = p.problem;
+    const std::uint32_t query_tile = shared_address(shared);
+    const std::uint32_t key_tiles = query_tile + parts * Shape::query_bytes;
+    const std::uint32_t value_tiles = key_tiles + 2 * Shape::stage_bytes;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+    const Place<Shape> place(p, first_block);
+    const Index b = place.b, h = place.h, hk = problem.key_head(h);
+    const Index rows_left = problem.L - place.first_row;
+    const Index warp_row = place.first_row + warp * Shape::warp_rows;
+    const std::uint16_t* query = p.query + p.query_stride(b, h, place.first_row);
+    const std::uint16_t* key = p.key + p.key_stride(b, hk, 0);
+    const std::uint16_t* value = p.value + p.value_stride(b, hk, 0);
+    const auto tiles_of = [&](Index row) {
+        return static_cast<int>((problem.visible(row) + KT - 1) / KT);
+    };
+    const int tiles =
+        tiles_of(place.first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1);
+    const int warp_tiles =
+        warp_row < problem.L ? min(tiles, tiles_of(warp_row + Shape::warp_rows - 1)) : 0;
+    const int first_partial = static_cast<int>(problem.visible(warp_row) / KT);
+
+    const auto copy_keys = [&](int j) {
+        const Index at = static_cast<Index>(j) * KT;
+        for (int part = 0; part < parts; ++part) {
+            const std::uint32_t to = j % 2 * Shape::stage_bytes + part * Shape::tile_bytes;
+            copy_tile<KT, HD, Shape::threads>(
+                key_tiles + to, key + at * p.key_stride.row + part * p.query_columns,
+                p.key_stride.row, problem.S - at, p.query_columns, threadIdx.x);
+            copy_tile<KT, HD, Shape::threads>(
+                value_tiles + to, value + at * p.value_stride.row + part * p.value_columns,
+                p.value_stride.row, problem.S - at, p.value_columns, threadIdx.x);
+        }
+    };
+    for (int part = 0; part < parts; ++part)
+        copy_tile<Shape::rows, HD, Shape::threads>(
+            query_tile + part * Shape::query_bytes, query + part * p.query_columns,
+            p.query_stride.row, rows_left, p.query_columns, threadIdx.x);
+    if (tiles > 0) copy_keys(0);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    if (p.query_factor != 1) {
+        multiply_tile<bfloat16>(reinterpret_cast<std::uint16_t*>(shared),
+                                parts * Shape::query_bytes / 2, p.query_factor, Shape::threads);
+        __syncthreads();
+    }
+
+    const std::uint32_t query_lane =
+        query_tile + swizzled<Shape::row_bytes>(warp * Shape::warp_rows + lane % 16, lane / 16);
+    const std::uint32_t key_lane =
+        key_tiles + swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const std::uint32_t value_lane = value_tiles + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
+    const float unit = masked ? Rows::log2_e : p.unit;
+    Rows rows;
+    rows.clear();
+    for (int j = 0; j < tiles; ++j) {
+        if (j + 1 < tiles) copy_keys(j + 1);  // its stage was last read before the barrier
+        copy_async_commit();
+        if (second) {
+            make_finite<bfloat16>(shared + (value_tiles - query_tile) + j % 2 * Shape::stage_bytes,
+                                  Shape::stage_bytes, threadIdx.x, Shape::threads);
+            __syncthreads();
+        }
+        if (j < warp_tiles) {
+            typename Rows::Scores score;
+            multiply_parts<Shape>(score, query_lane, key_lane + j % 2 * Shape::stage_bytes);
+            const Index row = warp_row + lane / 4,
+                        first_key = static_cast<Index>(j) * KT + lane % 4 * 2;
+            if constexpr (masked)
+                mask_scores<Shape, true>(score, problem, b, h, row, first_key, p.scale);
+            else if (j >= first_partial)
+                hide_beyond<Shape>(score, problem, row, first_key);
+            rows.grow(score, unit);
+            weigh_and_add<Shape>(rows, score, unit, value_lane + j % 2 * Shape::stage_bytes);
+        }
+        copy_async_wait<0>();
+        __syncthreads();  // tile j + 1 has arrived, tile j's stage is free
+    }
+    //! [kernel]
+
+    rows.finish_sums();
+    bool finite = true;
+    std::uint32_t bad_rows = 0;  // bit 2 m + half
+    const auto out = as<float, 4>(problem.out);
+#pragma unroll
+    for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const Index row = warp_row + m * 16 + half * 8 + lane / 4;
+            if (row >= problem.L) continue;
+            const float sum = rows.sum[m][half], inverse = sum == 0 ? 0.0f : 1 / sum;
+            float check = 0;  // NaN if any element is NaN or infinite
+#pragma unroll
+            for (int n = 0; n < HD / 8; ++n)
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const Index e = 8 * n + lane % 4 * 2 + i;
+                    const float x = rows.out[m][n][2 * half + i] * inverse;
+                    check += 0 * x;
+                    if (e < problem.Ev) out(b, h, row, e) = x;
+                }
+            finite = finite && check == 0;
+            if (check != 0 || check != check) bad_rows |= 1u << (2 * m + half);
+            if (!problem.logsumexp.absent() && lane % 4 == 0)
+                as<float, 3>(problem.logsumexp)(b, h, row) = rows.logsumexp(m, half, unit);
+        }
+    if constexpr (second) {
+        __syncwarp();  // the rows' first results are written before their second ones
+        for (int row = 0; row < Shape::warp_rows; ++row) {
+            // A part of an infinite query or key is 0, and their product NaN: such rows, too, are
+            // computed key by key.
+            const bool mine = bad_rows >> (row / 16 * 2 + row / 8 % 2) & 1;
+            const bool bad = __ballot_sync(~0u, mine) >> (row % 8 * 4) & 0xf;
+            if (warp_row + row < problem.L)
+                careful_row<float>(problem, b, h, warp_row + row, 0, 256, bad);
+        }
+    }
+    return finite;
+}
+
+/// Not inlined: the registers of the first time are not to know of the second.
+template <class Shape, bool masked>
+__device__ __noinline__ void attend_again(const MmaProblem& p, Index first_block) {
+    attend<Shape, masked, true>(p, first_block);
+}
+
+template <class Shape, bool masked>
+__global__ void __launch_bounds__(Shape::threads, Shape::blocks)
+    float32_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
+    const bool finite = attend<Shape, masked, false>(p, first_block);
+    if (__syncthreads_or(!finite)) attend_again<Shape, masked>(p, first_block);
+}
+
+template <class Shape>
+void launch_shape(MmaProblem p, cudaStream_t stream) {
+    const Index tiles = (p.problem.L + Shape::rows - 1) / Shape::rows;
+    p.query_tiles = static_cast<int>(tiles);
+    const Index blocks = tiles * p.problem.B * p.problem.Hq;
+    if (p.problem.mask_kind == MaskKind::none)
+        launch<float32_kernel<Shape, false>>(blocks, Shape::threads, Shape::shared_bytes, stream,
+                                             p);
+    else
+        launch<float32_kernel<Shape, true>>(blocks, Shape::threads, Shape::shared_bytes, stream, p);
+}
+
+}  // namespace
+
+void launch_float32(const MmaProblem& p, cudaStream_t stream) {
+    const Index widest = p.problem.E > p.problem.Ev ? p.problem.E : p.problem.Ev;
+    if (widest <= 64) return launch_shape<Float32Shape<64, 4, 2, 32, 2>>(p, stream);
+    if (widest <= 128) return launch_shape<Float32Shape<128, 8, 1, 32, 1>>(p, stream);
+    return launch_shape<Float32Shape<256, 4, 1, 16, 1>>(p, stream);
+}
+
+}  // namespace attn::gpu

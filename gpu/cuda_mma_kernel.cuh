@@ -1,0 +1,381 @@
+/// \file
+/// \brief The main kernel of tier `cuda_mma`: one block per tile of query rows, all keys.
+///
+///     shared memory   query tile   (rows, HeadDim)       read as A fragments; later the out tile
+///                     key tiles    (2, Keys, HeadDim)    two stages: while one is used,
+///                     value tiles  (2, Keys, HeadDim)    cp.async fills the other
+///                     mask tile    (rows, Keys)          when there is a mask
+///     registers       scores       (rows, Keys)          C fragments, then weights as A fragments
+///                     out          (rows, HeadDim)       C fragments
+///
+/// Per tile of keys: one barrier, which both announces the tiles that have arrived and says that
+/// the stage to be filled next is no longer read. Tiles beyond the causal limit, and tiles in which
+/// a boolean mask hides everything, are neither loaded nor computed; only tiles on the diagonal, at
+/// the end of the keys, or of mixed class pay for masking.
+///
+/// Two blocks of four warps share a multiprocessor: while one block is in its softmax the other
+/// keeps the tensor cores busy. What else was tried is in \ref steps_cuda.
+#pragma once
+
+#include "cuda_mma_careful.cuh"
+#include "cuda_mma_tile.cuh"
+
+namespace attn::gpu {
+
+/// \brief Divides by the sums and writes a warp's rows, through its part of the query tile.
+/// \return whether this lane's results are all finite
+template <class Shape, class Rows>
+__device__ inline bool write_rows(const MmaProblem& p, const Rows& rows, unsigned char* shared,
+                                  const Place<Shape>& place, float unit) {
+    using T = typename Shape::Element;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float check = 0;  // NaN if any element is NaN or infinite
+    __syncwarp();     // the query rows have been read
+#pragma unroll
+    for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = warp * Shape::warp_rows + m * 16 + half * 8 + lane / 4;
+            const float sum = rows.sum[m][half];
+            const float inverse = sum == 0 ? 0.0f : 1 / sum;
+#pragma unroll
+            for (int n = 0; n < Shape::HeadDim / 8; ++n) {
+                const float x = rows.out[m][n][2 * half] * inverse;
+                const float y = rows.out[m][n][2 * half + 1] * inverse;
+                check += 0 * x + 0 * y;
+                *reinterpret_cast<std::uint32_t*>(shared + swizzled<Shape::row_bytes>(row, n) +
+                                                  lane % 4 * 4) = pack<T>(x, y);
+            }
+            if (!p.problem.logsumexp.absent() && lane % 4 == 0 &&
+                place.first_row + row < p.problem.L)
+                as<float, 3>(p.problem.logsumexp)(place.b, place.h, place.first_row + row) =
+                    rows.logsumexp(m, half, unit);
+        }
+    __syncwarp();  // the rows are there for the lanes that store them
+    store_rows<Shape>(p, shared, warp, place.b, place.h, place.first_row);
+    return check == 0;
+}
+
+/// \brief The block's work once more, with values that are not finite read as 0: see
+///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
+///        their bits, but masks are read where they lie and nothing overlaps. Not inlined: the
+///        kernel's registers are not to know of it.
+template <class Shape, bool Natural>
+__device__ __noinline__ void replay(const MmaProblem& p, Index first_block) {
+    using T = typename Shape::Element;
+    using Rows = WarpRows<Shape>;
+    const float unit = Natural ? Rows::log2_e : p.unit;
+    constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const std::uint32_t query_tile = shared_address(shared);
+    const std::uint32_t key_tile = query_tile + Shape::query_bytes;
+    const std::uint32_t value_tile = key_tile + Shape::tile_bytes;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Problem& problem = p.problem;
+    const Place<Shape> place(p, first_block);
+    const Index b = place.b, h = place.h, hk = problem.key_head(h);
+    const Index rows_left = problem.L - place.first_row;
+    const Index warp_row = place.first_row + warp * Shape::warp_rows;
+    const Index last_row =
+        place.first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1;
+
+    copy_tile<Shape::rows, HD, Shape::threads>(
+        query_tile, p.query + p.query_stride(b, h, place.first_row), p.query_stride.row, rows_left,
+        p.query_columns, threadIdx.x);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    if (p.query_factor != 1) {
+        multiply_tile<T>(reinterpret_cast<std::uint16_t*>(shared), Shape::query_bytes / 2,
+                         p.query_factor, Shape::threads);
+        __syncthreads();
+    }
+    const QueryFragments<Shape> fragments(
+        query_tile + swizzled<Shape::row_bytes>(warp * Shape::warp_rows + lane % 16, lane / 16));
+    const std::uint32_t key_lane =
+        key_tile + swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const std::uint32_t value_lane = value_tile + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
+    Rows rows;
+    rows.clear();
+    for (Index at = 0; at < problem.visible(last_row); at += KT) {
+        __syncthreads();  // the last tiles have been read
+        copy_tile<KT, HD, Shape::threads>(key_tile, p.key + p.key_stride(b, hk, at),
+                                          p.key_stride.row, problem.S - at, p.query_columns,
+                                          threadIdx.x);
+        copy_tile<KT, HD, Shape::threads>(value_tile, p.value + p.value_stride(b, hk, at),
+                                          p.value_stride.row, problem.S - at, p.value_columns,
+                                          threadIdx.x);
+        copy_async_commit();
+        copy_async_wait<0>();
+        __syncthreads();  // these have arrived
+        make_finite<T>(shared + (value_tile - query_tile), Shape::tile_bytes, threadIdx.x,
+                       Shape::threads);
+        __syncthreads();
+        typename Rows::Scores score;
+        typename Rows::Weights weights;
+        Rows::multiply(score, fragments, key_lane);
+        mask_scores<Shape, Natural>(score, problem, b, h, warp_row + lane / 4, at + 2 * (lane % 4),
+                                    p.scale);
+        rows.grow(score, unit);
+        rows.weigh(score, unit, weights);
+        rows.add_values(weights, value_lane);
+    }
+    rows.finish_sums();
+    write_rows<Shape>(p, rows, shared, place, unit);
+    for (int row = 0; row < Shape::warp_rows; ++row)
+        if (warp_row + row < problem.L) careful_row<T>(problem, b, h, warp_row + row);
+}
+
+/// \brief Where the block's mask lies. Kept in shared memory and read from there for every tile:
+///        the loop has no registers to spare.
+struct MaskPlace {
+    const void* mask;             // row 0 of the block, key 0
+    const std::uint8_t* classes;  // the block's first row of classes, tile 0
+    Index stride;                 // from row to row of the mask
+    int rows;                     // of the block that exist
+};
+/// \brief This lane's number, read anew at each call.
+__device__ inline int fresh_lane() {
+    int lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+
+/// \brief The mask tile in shared memory: each warp stages the rows it owns.
+template <class Shape, Masking masking, class Element>
+struct MaskTile {
+    static constexpr bool dense = masking == Masking::bytes || masking == Masking::additive;
+    static constexpr int element_bytes = static_cast<int>(sizeof(Element));
+    static constexpr int row_bytes = dense ? Shape::Keys * element_bytes : Shape::Keys / 8;
+    static constexpr int pieces = row_bytes / 16;  // a power of two
+    static constexpr int bytes = masking == Masking::none ? 0 : Shape::rows * row_bytes;
+    static constexpr int shared_bytes = masking == Masking::none ? 0 : bytes + sizeof(MaskPlace);
+
+    /// Piece `piece` of row `row`. Lanes of eight rows read the same piece at once, so pieces are
+    /// permuted from row to row (from row pair to row pair where two rows share the 32 banks).
+    static __device__ std::uint32_t at(int row, int piece) {
+        return row * row_bytes +
+               ((piece ^ ((row >> (row_bytes < 128 ? 1 : 0)) & (pieces - 1))) << 4);
+    }
+
+    /// \brief Starts the copy of the warp's rows; `mask` points at (row 0 of the block, key 0 of
+    ///        the tile).
+    static __device__ void copy(std::uint32_t to, const Element* mask, Index stride, int warp,
+                                int rows, Index keys_left) {
+        const int lane = fresh_lane();
+        if constexpr (masking == Masking::bits) {
+#pragma unroll
+            for (int i = 0; i < Shape::warp_rows; i += 32) {
+                const int row = warp * Shape::warp_rows + i + lane;
+                if (i + lane < Shape::warp_rows && row < rows)
+                    asm volatile(
+                        "cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to + row * row_bytes),
+                        "l"(mask + row * stride), "n"(row_bytes)
+                        : "memory");
+            }
+        } else if constexpr (dense) {
+#pragma unroll
+            for (int i = 0; i < Shape::warp_rows * pieces / 32; ++i) {
+                const int index = i * 32 + lane;
+                const int row = warp * Shape::warp_rows + index / pieces, piece = index % pieces;
+                const Index left = (keys_left - piece * (16 / element_bytes)) * element_bytes;
+                const int valid = row >= rows || left <= 0 ? 0 : (left < 16 ? int(left) : 16);
+                const Element* source = mask + row * stride + piece * (16 / element_bytes);
+                asm volatile(
+                    "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + at(row, piece)),
+                    "l"(valid > 0 ? source : mask), "r"(valid)
+                    : "memory");
+            }
+        }
+    }
+
+    /// \brief Applies the tile to the warp's scores.
+    template <class Scores>
+    static __device__ void apply(Scores& score, const unsigned char* tile, int warp, float scale) {
+        const int lane = fresh_lane(), g = lane / 4, t = lane % 4;
+#pragma unroll
+        for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int row = warp * Shape::warp_rows + m * 16 + half * 8 + g;
+                if constexpr (masking == Masking::bits) {
+#pragma unroll
+                    for (int n = 0; n < Shape::Keys / 8; ++n) {
+                        const std::uint32_t word = *reinterpret_cast<const std::uint32_t*>(
+                            tile + row * row_bytes + n / 4 * 4);
+                        const std::uint32_t pair_bits = word >> (8 * (n % 4) + 2 * t);
+                        if ((pair_bits & 1) == 0) score[m][n][2 * half] = -CUDART_INF_F;
+                        if ((pair_bits & 2) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
+                    }
+                } else if constexpr (dense) {
+#pragma unroll
+                    for (int n = 0; n < Shape::Keys / 8; ++n) {
+                        const int byte = (8 * n + 2 * t) * element_bytes;
+                        const auto* two =
+                            reinterpret_cast<const Element*>(tile + at(row, byte / 16) + byte % 16);
+                        float* pair = &score[m][n][2 * half];
+#pragma unroll
+                        for (int i = 0; i < 2; ++i) {
+                            if constexpr (masking == Masking::bytes) {
+                                if (two[i] == 0) pair[i] = -CUDART_INF_F;
+                            } else {
+                                const float mask = to_float(two[i]);
+                                // -inf removes the key, also where the product is NaN.
+                                pair[i] = mask == -CUDART_INF_F ? mask : fmaf(pair[i], scale, mask);
+                            }
+                        }
+                    }
+                }
+            }
+    }
+};
+
+//! [kernel]
+template <class Shape, Masking masking, class MaskElement>
+__global__ void __launch_bounds__(Shape::threads, 2)
+    mma_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
+    using T = typename Shape::Element;
+    using Rows = WarpRows<Shape>;
+    using Mask = MaskTile<Shape, masking, MaskElement>;
+    constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const std::uint32_t query_tile = shared_address(shared);
+    const std::uint32_t key_tiles = query_tile + Shape::query_bytes;
+    const std::uint32_t value_tiles = key_tiles + 2 * Shape::tile_bytes;
+    const std::uint32_t mask_tile = value_tiles + 2 * Shape::tile_bytes;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+    // ---- which rows
+    const Problem& problem = p.problem;
+    const Place<Shape> place(p, first_block);
+    const Index b = place.b, h = place.h, hk = problem.key_head(h), first_row = place.first_row;
+    const Index rows_left = problem.L - first_row;
+    const Index warp_row = first_row + warp * Shape::warp_rows;
+    const std::uint16_t* query = p.query + p.query_stride(b, h, first_row);
+    const std::uint16_t* key = p.key + p.key_stride(b, hk, 0);
+    const std::uint16_t* value = p.value + p.value_stride(b, hk, 0);
+    // ---- which keys: tiles [0, tiles) for the block, [0, warp_tiles) for this warp; tiles before
+    //      `first_partial` are seen whole by each of the warp's rows.
+    const auto tiles_of = [&](Index row) {
+        return static_cast<int>((problem.visible(row) + KT - 1) / KT);
+    };
+    const int tiles = tiles_of(first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1);
+    const int warp_tiles =
+        warp_row < problem.L ? min(tiles, tiles_of(warp_row + Shape::warp_rows - 1)) : 0;
+    const int first_partial = static_cast<int>(problem.visible(warp_row) / KT);
+
+    volatile MaskPlace& mask_place = *reinterpret_cast<MaskPlace*>(
+        shared + Shape::query_bytes + 4 * Shape::tile_bytes + Mask::bytes);
+    if (masking != Masking::none) {
+        if (threadIdx.x == 0) {
+            mask_place.mask =
+                static_cast<const MaskElement*>(p.mask) + p.mask_stride(b, h, first_row);
+            mask_place.classes = p.tile_class + p.class_stride(b, h, first_row / class_tile);
+            mask_place.stride = p.mask_stride.row;
+            mask_place.rows = rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows;
+        }
+        __syncthreads();
+    }
+
+    // Class of tile j over the block's rows; all others count as mixed.
+    const auto class_of = [&](int j) -> int {
+        if constexpr (masking == Masking::bits) {
+            const std::uint8_t* cell = mask_place.classes + static_cast<Index>(j) * KT / class_tile;
+            int bits = *cell;
+            if (Shape::rows > class_tile && mask_place.rows > class_tile)
+                bits |= cell[p.class_stride.row];
+            return bits;
+        }
+        return some_visible | some_hidden;
+    };
+    const auto next_tile = [&](int j) {
+        while (j < tiles && (class_of(j) & some_visible) == 0) ++j;
+        return j;
+    };
+    const auto copy_keys = [&](int j, int stage) {
+        const Index at = static_cast<Index>(j) * KT;
+        copy_tile<KT, HD, Shape::threads>(key_tiles + stage * Shape::tile_bytes,
+                                          key + at * p.key_stride.row, p.key_stride.row,
+                                          problem.S - at, p.query_columns, threadIdx.x);
+        copy_tile<KT, HD, Shape::threads>(value_tiles + stage * Shape::tile_bytes,
+                                          value + at * p.value_stride.row, p.value_stride.row,
+                                          problem.S - at, p.value_columns, threadIdx.x);
+    };
+    const auto copy_mask = [&](int j) {
+        if constexpr (masking != Masking::none) {
+            const Index at = static_cast<Index>(j) * KT;
+            Mask::copy(mask_tile,
+                       static_cast<const MaskElement*>(const_cast<const void*>(mask_place.mask)) +
+                           (masking == Masking::bits ? at / 32 : at),
+                       mask_place.stride, warp, mask_place.rows, problem.S - at);
+        }
+    };
+
+    int j = next_tile(0), toggle = 0;
+    copy_tile<Shape::rows, HD, Shape::threads>(query_tile, query, p.query_stride.row, rows_left,
+                                               p.query_columns, threadIdx.x);
+    if (p.query_factor != 1) {  // scale <= 0: fold its sign into the queries
+        copy_async_commit();
+        copy_async_wait<0>();
+        __syncthreads();
+        multiply_tile<T>(reinterpret_cast<std::uint16_t*>(shared), Shape::query_bytes / 2,
+                         p.query_factor, Shape::threads);
+    }
+    if (j < tiles) {
+        copy_keys(j, 0);
+        copy_mask(j);
+    }
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+
+    const QueryFragments<Shape> fragments(
+        query_tile + swizzled<Shape::row_bytes>(warp * Shape::warp_rows + lane % 16, lane / 16));
+    const std::uint32_t key_lane =
+        key_tiles + swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const std::uint32_t value_lane = value_tiles + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
+    Rows rows;
+    rows.clear();
+
+    while (j < tiles) {
+        const int next = next_tile(j + 1);
+        const int stage = masking == Masking::bits ? toggle : j & 1;
+        if (next < tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
+        copy_async_commit();
+        if (j < warp_tiles) {
+            typename Rows::Scores score;
+            typename Rows::Weights weights;
+            Rows::multiply(score, fragments, key_lane + stage * Shape::tile_bytes);
+            if (masking != Masking::none && (class_of(j) & some_hidden))
+                Mask::apply(score, shared + (mask_tile - query_tile), warp, p.scale);
+            if (j >= first_partial) {
+                hide_beyond<Shape>(score, problem, warp_row + lane / 4,
+                                   static_cast<Index>(j) * KT + 2 * (lane % 4));
+            }
+            rows.grow(score, masking == Masking::additive ? Rows::log2_e : p.unit);
+            rows.weigh(score, masking == Masking::additive ? Rows::log2_e : p.unit, weights);
+            rows.add_values(weights, value_lane + stage * Shape::tile_bytes);
+        }
+        if (masking != Masking::none) {
+            __syncwarp();  // the warp's lanes have read its mask rows
+            if (next < tiles) copy_mask(next);
+            copy_async_commit();
+        }
+        copy_async_wait<0>();
+        __syncthreads();  // the next tiles have arrived, this stage is free
+        j = next;
+        toggle ^= 1;
+    }
+    //! [kernel]
+
+    // ---- out = sum of weighted values / sum of weights, through the warp's part of the query
+    // tile
+    const Place<Shape> end(p, first_block);
+    rows.finish_sums();
+    const bool finite = write_rows<Shape>(p, rows, shared, end,
+                                          masking == Masking::additive ? Rows::log2_e : p.unit);
+    if (can_hide(problem) && __syncthreads_or(!finite))
+        replay<Shape, masking == Masking::additive>(p, first_block);
+}
+
+}  // namespace attn::gpu

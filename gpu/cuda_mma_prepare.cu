@@ -1,0 +1,137 @@
+/// \file
+/// \brief What `cuda_mma` may have to do before its main kernel: pack rows that `cp.async` cannot
+///        read in pieces of 16 bytes, turn a boolean mask into bits and tile classes, cut float32
+///        into three bfloat16 parts.
+#include "cuda_mma.hpp"
+#include "device.hpp"
+#include "mma.cuh"
+
+namespace attn::gpu {
+namespace {
+
+constexpr int threads_per_block = 256;
+
+/// Position in a rank-4 tensor of rows, of which only axes that are really there count.
+struct RowGrid {
+    Index size[3];  // batch, head, row: 1 where the axis repeats (stride 0)
+    Index columns;  // to write; zeros from `valid` on
+    Index valid;
+
+    RowGrid(const TensorView& from, Index columns_) : columns(columns_), valid(from.shape[3]) {
+        for (int axis = 0; axis < 3; ++axis)
+            size[axis] = from.stride[axis] == 0 && from.shape[axis] != 0 ? 1 : from.shape[axis];
+    }
+    __host__ __device__ Index count() const { return size[0] * size[1] * size[2] * columns; }
+    __device__ void locate(Index index, Index (&at)[4]) const {
+        at[3] = index % columns;
+        at[2] = (index /= columns) % size[2];
+        at[1] = (index /= size[2]) % size[1];
+        at[0] = index / size[1];
+    }
+};
+
+template <class Element>
+__global__ void pack_kernel(const TensorView from, Element* to, Strides to_stride, RowGrid grid,
+                            Index first_block) {
+    const Index index = (first_block + blockIdx.x) * threads_per_block + threadIdx.x;
+    if (index >= grid.count()) return;
+    Index at[4];
+    grid.locate(index, at);
+    to[to_stride(at[0], at[1], at[2]) + at[3]] =
+        at[3] < grid.valid ? as<const Element, 4>(from)(at[0], at[1], at[2], at[3]) : Element{};
+}
+
+/// x = high + middle + low, each rounded to nearest: 8 + 8 + 8 bits are float32's 24.
+__global__ void split_kernel(const TensorView from, std::uint16_t* to, Strides to_stride,
+                             RowGrid grid, Index first_block) {
+    const Index index = (first_block + blockIdx.x) * threads_per_block + threadIdx.x;
+    if (index >= grid.count()) return;
+    Index at[4];
+    grid.locate(index, at);
+    const float x =
+        at[3] < grid.valid ? as<const float, 4>(from)(at[0], at[1], at[2], at[3]) : 0.0f;
+    std::uint16_t* parts = to + to_stride(at[0], at[1], at[2]) + at[3];
+    bfloat16 high(x);
+    // Infinity and NaN live in the first part alone: the rest would be inf - inf.
+    const bool finite = fabsf(x) <= 3.4028234e38f;
+    if (finite && fabsf(high) > 3.4028234e38f) high.bits -= 1;  // rounded up to infinity
+    const bfloat16 middle(finite ? x - high : 0.0f);
+    const bfloat16 low(finite ? x - high - middle : 0.0f);
+    parts[0] = high.bits;
+    parts[grid.columns] = middle.bits;
+    parts[2 * grid.columns] = low.bits;
+}
+
+/// One block per (64 rows, 64 keys) tile, or (1, 64) when all rows are the same: a warp reads 32
+/// keys of a row at a time and votes.
+__global__ void __launch_bounds__(threads_per_block)
+    pack_mask_kernel(const TensorView mask, std::uint32_t* bits, Strides bits_stride,
+                     std::uint8_t* classes, Strides class_stride, RowGrid grid, Index first_block) {
+    const Index key_tiles = (grid.valid + class_tile - 1) / class_tile;
+    const Index row_tiles = (grid.size[2] + class_tile - 1) / class_tile;
+    Index index = first_block + blockIdx.x;
+    const Index key_tile = index % key_tiles;
+    const Index row_tile = (index /= key_tiles) % row_tiles;
+    const Index h = (index /= row_tiles) % grid.size[1], b = index / grid.size[1];
+    const int lane = threadIdx.x % 32;
+    const auto attend = as<const std::uint8_t, 4>(mask);
+
+    int found = 0;
+    for (int local = threadIdx.x / 32; local < class_tile; local += threads_per_block / 32) {
+        const Index i = row_tile * class_tile + local;
+        if (i >= grid.size[2]) break;
+        for (int word = 0; word < 2; ++word) {
+            const Index j = key_tile * class_tile + 32 * word + lane;
+            const bool exists = j < grid.valid;
+            const bool visible = exists && attend(b, h, i, j) != 0;
+            found |= visible ? some_visible : (exists ? some_hidden : 0);
+            const std::uint32_t vote = __ballot_sync(~0u, visible);
+            if (lane == 0) bits[bits_stride(b, h, i) + 2 * key_tile + word] = vote;
+        }
+    }
+    const bool any_visible = __syncthreads_or(found & some_visible);
+    const bool any_hidden = __syncthreads_or(found & some_hidden);
+    if (threadIdx.x == 0)
+        classes[class_stride(b, h, row_tile) + key_tile] = static_cast<std::uint8_t>(
+            (any_visible ? some_visible : 0) | (any_hidden ? some_hidden : 0));
+}
+
+Index blocks_for(const RowGrid& grid) {
+    return (grid.count() + threads_per_block - 1) / threads_per_block;
+}
+
+}  // namespace
+
+void pack_rows(const TensorView& from, void* to, const Strides& to_stride, Index columns,
+               cudaStream_t stream) {
+    const RowGrid grid(from, columns);
+    const auto run = [&]<class Element>(Element) {
+        launch<pack_kernel<Element>>(blocks_for(grid), threads_per_block, 0, stream, from,
+                                     static_cast<Element*>(to), to_stride, grid);
+    };
+    switch (size_of(from.dtype)) {
+        case 1:
+            return run(std::uint8_t{});
+        case 2:
+            return run(std::uint16_t{});
+        default:
+            return run(std::uint32_t{});
+    }
+}
+
+void split_rows(const TensorView& from, std::uint16_t* to, const Strides& to_stride, Index columns,
+                cudaStream_t stream) {
+    const RowGrid grid(from, columns);
+    launch<split_kernel>(blocks_for(grid), threads_per_block, 0, stream, from, to, to_stride, grid);
+}
+
+void pack_mask(const TensorView& mask, std::uint32_t* bits, const Strides& bits_stride,
+               std::uint8_t* classes, const Strides& class_stride, cudaStream_t stream) {
+    const RowGrid grid(mask, mask.shape[3]);
+    const auto tiles = [](Index size) { return (size + class_tile - 1) / class_tile; };
+    launch<pack_mask_kernel>(grid.size[0] * grid.size[1] * tiles(grid.size[2]) * tiles(grid.valid),
+                             threads_per_block, 0, stream, mask, bits, bits_stride, classes,
+                             class_stride, grid);
+}
+
+}  // namespace attn::gpu

@@ -1,0 +1,272 @@
+/// \file
+/// \brief The steps of one warp in the tensor-core kernels, each on one tile of keys:
+///        scores = Q K^T, the mask, the online softmax, out += weights V.
+///
+/// A warp owns 16 x MTiles query rows and sees all keys. Nothing but the two products' operands
+/// goes through shared memory: the C fragment of the scores is, rounded to 16 bits, already the A
+/// fragment of the second product (columns 2t, 2t+1 of two neighbouring (16, 8) tiles).
+///
+/// \par Source
+/// Dao 2023 (FlashAttention-2), section 3.3, for the split of the work over warps.
+#pragma once
+
+#include "cuda_mma.hpp"
+#include "mma.cuh"
+
+#include <math_constants.h>
+
+namespace attn::gpu {
+
+/// \brief Sizes of a kernel. HeadDim is E and Ev rounded up.
+template <class T, int HeadDim_, int Warps_, int MTiles_, int Keys_, bool QueryInRegisters_>
+struct MmaShape {
+    using Element = T;
+    static constexpr int HeadDim = HeadDim_;  ///< columns computed
+    static constexpr int Warps = Warps_;
+    static constexpr int MTiles = MTiles_;  ///< (16, .) tiles of rows of a warp
+    static constexpr int Keys = Keys_;      ///< keys in a tile
+    static constexpr bool QueryInRegisters = QueryInRegisters_;
+    static constexpr int threads = 32 * Warps;
+    static constexpr int warp_rows = 16 * MTiles;
+    static constexpr int rows = warp_rows * Warps;
+    static constexpr int row_bytes = 2 * HeadDim;
+    static constexpr int query_bytes = rows * row_bytes;
+    static constexpr int tile_bytes = Keys * row_bytes;
+};
+
+/// \brief Which rows this block has. Reads the block's number anew at each call, so that the
+///        place need not stay in registers across the loop.
+template <class Shape>
+struct Place {
+    Index b, h, first_row;
+
+    __device__ Place(const MmaProblem& p, Index first_block) {
+        unsigned number;
+        asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(number));
+        const Index block = first_block + number;
+        const Index head = block / p.query_tiles;
+        // The last tile of a head comes first: under a causal rule it has most keys.
+        const int tile = p.query_tiles - 1 - static_cast<int>(block - head * p.query_tiles);
+        first_row = static_cast<Index>(tile) * Shape::rows;
+        b = head / p.problem.Hq;
+        h = head - b * p.problem.Hq;
+    }
+};
+
+/// \brief Starts the copy of `Rows` rows of 16-bit elements to a swizzled tile in shared memory;
+///        rows from `rows_left` on and columns from `columns` on become zeros. The work of
+///        `thread`.
+template <int Rows, int HeadDim, int Threads>
+__device__ inline void copy_tile(std::uint32_t to, const std::uint16_t* from, Index stride,
+                                 Index rows_left, int columns, unsigned thread) {
+    constexpr int pieces = HeadDim / 8;  // of 16 bytes in a row
+    constexpr int step = Threads / pieces;
+    static_assert(Threads % pieces == 0 && Rows % step == 0, "every thread copies as many pieces");
+    const int piece = static_cast<int>(thread % pieces), first = static_cast<int>(thread / pieces);
+    const int valid_rows =
+        piece * 8 >= columns ? 0 : (rows_left < Rows ? static_cast<int>(rows_left) : Rows);
+    const std::uint16_t* source = from + first * stride + piece * 8;
+    if (valid_rows == Rows) {  // all but the last tile of a head
+#pragma unroll
+        for (int i = 0; i < Rows / step; ++i) {
+            copy_async_16(to + swizzled<2 * HeadDim>(first + i * step, piece), source);
+            source += step * stride;
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < Rows / step; ++i) {
+        const int row = first + i * step;
+        copy_async_16(to + swizzled<2 * HeadDim>(row, piece), source, row < valid_rows);
+        source += step * stride;
+    }
+}
+
+/// \brief A warp's query rows as A fragments: read from shared memory at each use, or once and
+/// kept.
+template <class Shape, bool InRegisters = Shape::QueryInRegisters>
+struct QueryFragments {
+    std::uint32_t address;  ///< this lane's, in the first row tile
+
+    __device__ explicit QueryFragments(std::uint32_t lane_address) : address(lane_address) {}
+    /// \brief Row tile m, columns 16 k .. 16 k + 15 (two pieces: XOR steps the swizzle).
+    __device__ void get(int m, int k, std::uint32_t (&a)[4]) const {
+        load_matrices(a, (address ^ (k * 32)) + m * 16 * Shape::row_bytes);
+    }
+};
+template <class Shape>
+struct QueryFragments<Shape, true> {
+    std::uint32_t kept[Shape::MTiles][Shape::HeadDim / 16][4];
+
+    __device__ explicit QueryFragments(std::uint32_t lane_address) {
+        const QueryFragments<Shape, false> source(lane_address);
+#pragma unroll
+        for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+            for (int k = 0; k < Shape::HeadDim / 16; ++k) source.get(m, k, kept[m][k]);
+    }
+    __device__ void get(int m, int k, std::uint32_t (&a)[4]) const {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[i] = kept[m][k][i];
+    }
+};
+
+/// \brief A warp's rows: weighted sums of values, running maximum and sum.
+///
+/// weight = 2^((score - max) * unit): `unit` turns scores into units of log 2, so that exp is one
+/// `ex2`. The difference is taken before the product: of scores around 1e18 a rounded product would
+/// be off by more than all of exp's range.
+template <class Shape>
+struct WarpRows {
+    using T = typename Shape::Element;
+    static constexpr int MT = Shape::MTiles, HD = Shape::HeadDim, KT = Shape::Keys;
+    static constexpr int NS = KT / 8, NO = HD / 8;  // (16, 8) tiles of scores and of out
+    using Scores = float[MT][NS][4];
+    using Weights = std::uint32_t[MT][NS][2];
+
+    float out[MT][NO][4];  // before division by sum
+    float max[MT][2];      // of rows g and g + 8
+    float sum[MT][2];      // of this lane's columns
+
+    static constexpr float log2_e = 1.44269504f, ln_2 = 0.69314718f;
+
+    __device__ void clear() {
+#pragma unroll
+        for (int m = 0; m < MT; ++m) {
+            max[m][0] = max[m][1] = -CUDART_INF_F;
+            sum[m][0] = sum[m][1] = 0;
+#pragma unroll
+            for (int n = 0; n < NO; ++n)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) out[m][n][i] = 0;
+        }
+    }
+
+    /// \brief score = Q K^T. \param key  this lane's address in the key tile
+    static __device__ void multiply(Scores& score, const QueryFragments<Shape>& query,
+                                    std::uint32_t key) {
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int n = 0; n < NS; ++n)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) score[m][n][i] = 0;
+#pragma unroll
+        //! [multiply]
+        for (int k = 0; k < HD / 16; ++k) {
+            std::uint32_t a[MT][4];
+#pragma unroll
+            for (int m = 0; m < MT; ++m) query.get(m, k, a[m]);
+#pragma unroll
+            for (int n = 0; n < NS / 2; ++n) {
+                std::uint32_t b[4];  // keys 16 n .. 16 n + 15
+                load_matrices(b, (key ^ (k * 32)) + n * 16 * Shape::row_bytes);
+#pragma unroll
+                for (int m = 0; m < MT; ++m) {
+                    multiply_add<T>(score[m][2 * n], a[m], b[0], b[1]);
+                    multiply_add<T>(score[m][2 * n + 1], a[m], b[2], b[3]);
+                    //! [multiply]
+                }
+            }
+        }
+    }
+
+    /// \brief Raises the maxima to cover a tile's scores. A maximum moves only when it would grow
+    ///        by more than 2^8: weights up to 256 harm neither float32 nor 16-bit formats, and most
+    ///        tiles then leave the sums alone. Whether a row moves depends on that row alone.
+    __device__ void grow(const Scores& score, float unit) {
+        constexpr float slack = 8;
+        float largest[MT][2];
+        bool grows = false;
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float x = fmaxf(score[m][0][2 * half], score[m][0][2 * half + 1]);
+#pragma unroll
+                for (int n = 1; n < NS; ++n)
+                    x = fmaxf(x, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
+                x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+                x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+                largest[m][half] = x;
+                grows = grows || (x - max[m][half]) * unit > slack;
+            }
+        if (!__any_sync(~0u, grows)) return;
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const bool moves = (largest[m][half] - max[m][half]) * unit > slack;
+                const float gap = max[m][half] - largest[m][half];
+                const float shrink = moves ? exp2_fast(gap * unit) : 1.0f;
+                if (moves) max[m][half] = largest[m][half];
+                sum[m][half] *= shrink;
+#pragma unroll
+                for (int n = 0; n < NO; ++n) {
+                    out[m][n][2 * half] *= shrink;
+                    out[m][n][2 * half + 1] *= shrink;
+                }
+            }
+    }
+
+    /// \brief 2^(score - max), also where the maximum is still -inf: no visible key yet.
+    static __device__ float weight(float score, float unit, float max) {
+        return exp2_fast((score - max) * unit);
+    }
+
+    /// \brief Scores become weights; their sum is of the unrounded ones.
+    //! [weigh]
+    __device__ void weigh(const Scores& score, float unit, Weights& weights) {
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const float top = max[m][half] == -CUDART_INF_F ? 0.0f : max[m][half];
+#pragma unroll
+                for (int n = 0; n < NS; ++n) {
+                    const float w0 = weight(score[m][n][2 * half], unit, top);
+                    const float w1 = weight(score[m][n][2 * half + 1], unit, top);
+                    sum[m][half] += w0 + w1;
+                    weights[m][n][half] = pack<T>(w0, w1);
+                    //! [weigh]
+                }
+            }
+    }
+
+    /// \brief out += weights V. \param value  this lane's address in the value tile
+    //! [add values]
+    __device__ void add_values(const Weights& weights, std::uint32_t value) {
+#pragma unroll
+        for (int k = 0; k < KT / 16; ++k)
+#pragma unroll
+            for (int n = 0; n < NO / 2; ++n) {
+                std::uint32_t b[4];  // columns 16 n .. 16 n + 15
+                load_matrices_transposed(b, (value ^ (n * 32)) + k * 16 * Shape::row_bytes);
+#pragma unroll
+                for (int m = 0; m < MT; ++m) {
+                    const std::uint32_t a[4] = {weights[m][2 * k][0], weights[m][2 * k][1],
+                                                weights[m][2 * k + 1][0], weights[m][2 * k + 1][1]};
+                    multiply_add<T>(out[m][2 * n], a, b[0], b[1]);
+                    multiply_add<T>(out[m][2 * n + 1], a, b[2], b[3]);
+                    //! [add values]
+                }
+            }
+    }
+
+    /// \brief Adds up the four lanes of each row.
+    __device__ void finish_sums() {
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                sum[m][half] += __shfl_xor_sync(~0u, sum[m][half], 1);
+                sum[m][half] += __shfl_xor_sync(~0u, sum[m][half], 2);
+            }
+    }
+    __device__ float logsumexp(int m, int half, float unit) const {
+        if (sum[m][half] == 0) return -CUDART_INF_F;
+        return max[m][half] * (unit * ln_2) + logf(sum[m][half]);
+    }
+};
+
+}  // namespace attn::gpu

@@ -1,0 +1,104 @@
+/// \file
+/// \brief What every GPU tier needs around its kernels: errors with CUDA's own text, the device a
+///        call belongs to, memory in stream order, launches, and the staging of host tensors.
+///
+/// Rules that all of it keeps: work goes to the caller's stream and nothing waits for it (except
+/// that results for host tensors must be there when the call returns); no allocation that
+/// synchronises; nothing touches CUDA before a tier is first asked for.
+#pragma once
+
+#include <attn/tier.hpp>
+
+#include <cuda_runtime.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace attn::gpu {
+
+/// \brief Throws `device_error` (`no_memory` when there is none) with CUDA's text unless `code` is
+///        success.
+void check(cudaError_t code, const char* what);
+
+/// \brief Is there a device of at least this compute capability (80 for 8.0), with code for
+///        `kernel` in this binary?
+Availability probe(int capability, const void* kernel);
+
+/// \brief Makes a device current for the life of the object.
+class OnDevice {
+  public:
+    explicit OnDevice(DeviceId device);
+    ~OnDevice();
+    OnDevice(const OnDevice&) = delete;
+    OnDevice& operator=(const OnDevice&) = delete;
+
+  private:
+    int previous_ = 0;
+    bool changed_ = false;
+};
+
+/// \brief Device memory in the order of a stream: taken from a pool that keeps what it once had,
+///        and given back to it when the object dies. Work already queued on the stream may still
+///        use it; other streams may not. Can be captured into a CUDA graph.
+class StreamMemory {
+  public:
+    StreamMemory(std::size_t bytes, cudaStream_t stream);
+    ~StreamMemory();
+    StreamMemory(const StreamMemory&) = delete;
+    StreamMemory& operator=(const StreamMemory&) = delete;
+    std::byte* data() const { return data_; }
+
+  private:
+    std::byte* data_ = nullptr;
+    cudaStream_t stream_;
+};
+
+/// \brief The caller's scratch when it is large enough, else `StreamMemory`.
+class Workspace {
+  public:
+    Workspace(const Problem& p, std::size_t bytes);
+    std::byte* data() const { return own_.data() != nullptr ? own_.data() : given_; }
+
+  private:
+    std::byte* given_;
+    StreamMemory own_;
+};
+
+inline cudaStream_t stream_of(const Problem& p) { return static_cast<cudaStream_t>(p.stream); }
+
+/// \brief Queues `kernel(args...)`; more than 48 KB of shared memory is asked for once per device.
+/// \param blocks  may exceed 2^31 - 1: the kernel gets `first_block` as its last argument and is
+///                launched as often as needed. It finds its work at first_block + blockIdx.x.
+template <auto kernel, class... Args>
+void launch(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
+            const Args&... args) {
+    static std::atomic<std::uint64_t> configured{0};  // one bit per device
+    if (shared_bytes > 48 * 1024) {
+        int device = 0;
+        check(cudaGetDevice(&device), "cudaGetDevice");
+        const std::uint64_t bit = std::uint64_t{1} << (device & 63);
+        if ((configured.load() & bit) == 0) {
+            check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                       cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+                  "cudaFuncSetAttribute");
+            configured.fetch_or(bit);
+        }
+    }
+    constexpr std::int64_t most = 0x7fffffff;
+    for (std::int64_t first = 0; first < blocks; first += most) {
+        cudaLaunchConfig_t config{};
+        config.gridDim = dim3(static_cast<unsigned>(blocks - first < most ? blocks - first : most));
+        config.blockDim = dim3(static_cast<unsigned>(threads));
+        config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+        config.stream = stream;
+        check(cudaLaunchKernelEx(&config, kernel, args..., first), "kernel launch");
+    }
+}
+
+/// \brief Calls `run` with every tensor on a device: at once for device tensors, with that device
+///        current; for host tensors after copying them to the current device, and with `out` and
+///        `logsumexp` copied back before it returns.
+void on_device(const Problem& p, void (*run)(const Problem&));
+
+}  // namespace attn::gpu

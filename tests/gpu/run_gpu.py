@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Everything that a machine with a GPU can say about the GPU tiers; `./run gpu` calls it.
+
+    tests/gpu/run_gpu.py                     # all parts
+    tests/gpu/run_gpu.py --build --test      # some of them
+
+    --build     the library, the tests and the C door, with ptxas' report on each kernel
+    --test      the property tests of every GPU tier, and the tests that hold device memory
+    --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty shapes
+    --bench     beside torch's backends, in one process (needs torch)
+    --records   writes docs/measured/gpu_{tests,bench}_<gpu>.json and gpu_ptxas.json
+
+A record carries the machine, the date and a hash of the sources it speaks of; ctest's "gpu record"
+shows it as passed only while that hash is the sources' and nothing in it failed.
+"""
+import argparse
+import concurrent.futures
+import datetime
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from source_hash import ROOT, source_hash  # noqa: E402
+
+TIERS = ["cuda_simple", "cuda_fused", "cuda_mma"]
+TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
+
+
+def command(arguments, log, **environment):
+    with open(log, "w") as file:
+        code = subprocess.run(arguments, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT,
+                              env=dict(os.environ, ATTN_REQUIRE_GPU="1", **environment)).returncode
+    print(f"{'ok' if code == 0 else 'FAILED'}: {' '.join(map(str, arguments))}", flush=True)
+    return code, pathlib.Path(log).read_text(errors="replace")
+
+
+def build(args):
+    code, text = command(
+        ["cmake", "-S", ".", "-B", args.build_dir, "-DCMAKE_BUILD_TYPE=Release", "-DATTN_CLI=OFF",
+         "-DATTN_BENCH=OFF", "-DATTN_PTXAS=ON", "-DATTN_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={args.architectures}"]
+        + (["-G", "Ninja"] if args.ninja else []), args.out / "configure.log")
+    if code:
+        sys.exit(text[-3000:])
+    code, text = command(
+        ["cmake", "--build", args.build_dir, "--parallel", str(args.jobs), "--target",
+         "attn_tests", "attn_gpu_tests", "attn_door"], args.out / "build.log")
+    if code:
+        sys.exit(text[-3000:])
+    return ptxas_report(text)
+
+
+def ptxas_report(text):
+    """Registers, spills and shared memory of each kernel, from ptxas -v."""
+    kernels, name, stack = [], None, {}
+    for line in text.splitlines():
+        if found := re.search(r"Compiling entry function '(\S+)' for '(\S+)'", line):
+            name = found.groups()
+        elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes "
+                                r"spill loads", line):
+            stack = dict(zip(("stack", "spill_stores", "spill_loads"), map(int, found.groups())))
+        elif (found := re.search(r"Used (\d+) registers", line)) and name:
+            shared = re.search(r"(\d+) bytes smem", line)
+            kernels.append(dict(kernel=demangled(name[0]), target=name[1],
+                                registers=int(found[1]), static_shared=int(shared[1]) if shared else 0,
+                                **stack))
+            name = None
+    return kernels
+
+
+def demangled(name):
+    try:
+        return subprocess.run(["c++filt", name], capture_output=True, text=True).stdout.strip() or name
+    except OSError:
+        return name
+
+
+def doctest_summary(text):
+    found = re.search(r"test cases: +(\d+) \| +(\d+) passed \| +(\d+) failed", text)
+    checks = re.search(r"assertions: +(\d+)", text)
+    return dict(zip(("cases", "passed", "failed"), map(int, found.groups()))) | dict(
+        assertions=int(checks[1])) if found else dict(cases=0, passed=0, failed=1, assertions=0)
+
+
+def test(args):
+    tests = args.build_dir / "tests"
+    runs = {tier: [tests / "attn_tests", f"--tier={tier}", "-tc=every tier*"] for tier in TIERS}
+    runs["device memory"] = [tests / "attn_gpu_tests", "-tce=sanitizer*"]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        done = pool.map(lambda item: (item[0], *command(
+            item[1], args.out / f"test_{item[0].replace(' ', '_')}.log")), runs.items())
+    return {name: dict(doctest_summary(text), exit=code) for name, code, text in done}
+
+
+def sanitize(args):
+    program = args.build_dir / "tests" / "attn_gpu_tests"
+
+    def one(tool):
+        code, text = command(["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", program,
+                              "-tc=sanitizer*"], args.out / f"{tool}.log")
+        errors = re.search(r"ERROR SUMMARY: (\d+)|RACECHECK SUMMARY: (\d+)", text)
+        count = int(next(g for g in errors.groups() if g is not None)) if errors else None
+        return tool, dict(doctest_summary(text), exit=code, errors=count)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return dict(pool.map(one, TOOLS))
+
+
+def machine():
+    def ask(what):
+        return subprocess.run(["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"],
+                              capture_output=True, text=True).stdout.splitlines()[0].strip()
+    nvcc = subprocess.run(["nvcc", "--version"], capture_output=True, text=True).stdout
+    return dict(gpu=ask("name"), driver=ask("driver_version"), memory=ask("memory.total"),
+                nvcc=re.search(r"V([\d.]+)", nvcc)[1] if "V" in nvcc else "",
+                python=platform.python_version())
+
+
+def write(path, what, content):
+    record = dict(what=what, made_by="./run gpu", machine=machine(),
+                  date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+                  source_hash=source_hash(), **content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print("wrote", path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    for part in ("build", "test", "sanitize", "bench", "records"):
+        parser.add_argument(f"--{part}", action="store_true")
+    parser.add_argument("--build-dir", type=pathlib.Path, default=ROOT / "build" / "gpu")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "gpu-logs",
+                        help="logs")
+    parser.add_argument("--to", type=pathlib.Path, default=ROOT / "docs" / "measured",
+                        help="records")
+    parser.add_argument("--architectures", default="90a-real")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--ninja", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="a shorter bench")
+    args = parser.parse_args()
+    everything = not any((args.build, args.test, args.sanitize, args.bench, args.records))
+    args.build_dir, args.out = args.build_dir.resolve(), args.out.resolve()
+    args.out.mkdir(parents=True, exist_ok=True)
+    gpu = re.sub(r"[^a-z0-9]+", "_", machine()["gpu"].lower()).strip("_")
+    save = everything or args.records
+    ok = True
+
+    if everything or args.build:
+        kernels = build(args)
+        if save and kernels:
+            write(args.to / "gpu_ptxas.json", "registers, spills and shared memory of each kernel",
+                  dict(kernels=kernels))
+    results = {}
+    if everything or args.test:
+        results["tests"] = test(args)
+    if everything or args.sanitize:
+        results["sanitizers"] = sanitize(args)
+    if results:
+        runs = [r for part in results.values() for r in part.values()]
+        ok = all(r["exit"] == 0 and r["failed"] == 0 and r["cases"] > 0 for r in runs)
+        if save:
+            write(args.to / f"gpu_tests_{gpu}.json", "the GPU tiers' tests on a GPU",
+                  dict(green=ok, **results))
+    if everything or args.bench:
+        door = next(args.build_dir.rglob("libattn_door.so"))
+        out = args.out / "bench.json"
+        code, text = command([sys.executable, "tests/gpu/bench_torch.py", "--door", door, "--out",
+                              out] + (["--quick"] if args.quick else []), args.out / "bench.log")
+        print(text[-9000:])
+        ok = ok and code == 0
+        if save and code == 0:
+            write(args.to / f"gpu_bench_{gpu}.json", "the GPU tiers beside torch's backends",
+                  json.loads(out.read_text()))
+    sys.exit(0 if ok else 1)
+
+
+if __name__ == "__main__":
+    main()
