@@ -1,7 +1,6 @@
 /// \file
-/// \brief The kernels of the tiers `int8_pv32` and `int8`, compiled once per instruction set,
-/// behind
-///        one table.
+/// \brief The kernels of the tiers `int8_pv32` and `int8` behind one table, compiled once per
+///        instruction set.
 #include "int8_tile.hpp"
 
 namespace attn::ATTN_ISA {

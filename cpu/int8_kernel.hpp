@@ -1,6 +1,6 @@
 /// \file
 /// \brief What the tiers `int8_pv32` and `int8` ask of their kernels, and where one head's integers
-///        lie. The kernels are compiled once per instruction set; int8_plan.hpp picks a table.
+///        lie. The kernels are compiled once per instruction set; int8_run.cpp picks a table.
 #pragma once
 
 #include "isa.hpp"
@@ -27,7 +27,7 @@ struct Int8Head {
     std::int32_t* key;          ///< (S, key_words) words of E
     std::int32_t* key_start;    ///< (S) where the sum of a score begins: - query_offset * sum of k
     float* key_scale;           ///< (S)
-    float* mean;                ///< (E) what smoothing took from every key
+    float* mean;                ///< (E, zeros to a whole line) what smoothing took from every key
     std::int32_t* value;        ///< (S in words, Ev) words of neighbouring keys
     float* value_scale;         ///< (blocks, Ev) over 255: weights are integers
     std::uint8_t* used;         ///< (S) 1: some query sees the key; 2: and it is not quantizable

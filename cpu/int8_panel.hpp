@@ -27,8 +27,7 @@ struct QuantizedKeys {
 
 //! [scores]
 /// \brief scores^T = K Q^T in integers, then in floats: times scale_k * scale_q, plus the bias,
-/// -inf
-///        where the mask removes a key. `top` grows to cover them.
+///        -inf where the mask removes a key. `top` grows to cover them.
 /// \param query   (key_words, lanes) words
 /// \param factor  (lanes) scale_q * scale
 /// \param score   (keys, lanes)

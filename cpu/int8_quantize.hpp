@@ -250,7 +250,7 @@ void quantize(const Problem& p, Int8Values values, const Int8Head& head, Index b
     const Index end = first + int8_block < p.S ? first + int8_block : p.S;
     mean_of_keys(p, head, scratch.mean);
     if (block == 0)
-        std::memcpy(head.mean, scratch.mean, static_cast<std::size_t>(p.E) * sizeof(float));
+        std::memcpy(head.mean, scratch.mean, static_cast<std::size_t>(lines(p.E)) * sizeof(float));
     quantize_keys(p, head, first, end, scratch);
     if (values == Int8Values::int8) quantize_values(p, head, first, end, scratch);
 }

@@ -1,10 +1,10 @@
 /// \file
 /// \brief The tiers `int8_pv32` and `int8`: their integers are those of quantize.hpp, bit for bit,
-/// on
-///        every instruction set; what they compute from them is right on each; and they are as
+///        on every instruction set; what they compute from them is right on each; and they are as
 ///        accurate as they claim on the inputs that are hard for 8 bits.
 #include "harness.hpp"
 #include "int8_kernel.hpp"
+#include "int8_products.hpp"
 
 #include <attn/quantize.hpp>
 
@@ -19,13 +19,14 @@ namespace {
 struct Copy {
     Isa isa;
     const Int8Kernels* kernels;
+    Int8Products products;
 };
 
 /// The copies of the kernels that this machine can run.
 std::vector<Copy> copies() {
     std::vector<Copy> list;
 #define ATTN_COPY(isa) \
-    if (supports(Isa::isa)) list.push_back({Isa::isa, &isa::int8_kernels});
+    if (supports(Isa::isa)) list.push_back({Isa::isa, &isa::int8_kernels, isa::int8_products});
     ATTN_FOR_EACH_DOT_ISA(ATTN_COPY)
 #undef ATTN_COPY
     return list;
@@ -222,6 +223,28 @@ TEST_CASE("the integers of every instruction set are those of the algebra") {
         }
 }
 
+TEST_CASE("the 8-bit dot product of every instruction set is the sum of its products") {
+    // The largest products first: a form that adds two of them in 16 bits would saturate.
+    std::vector<std::vector<int>> as(3), bs(3);
+    std::uint32_t random = 1;
+    for (int i = 0; i < 640; ++i) {
+        random = random * 1664525u + 1013904223u;
+        const int a = static_cast<int>(random >> 24);
+        const int b = static_cast<int>((random >> 8) % 255) - 127;
+        const int all_a[] = {255, 255, a}, all_b[] = {127, -127, b};
+        for (int n = 0; n < 3; ++n) as[n].push_back(all_a[n]), bs[n].push_back(all_b[n]);
+    }
+    for (int n = 0; n < 3; ++n) {
+        int want = 0;
+        for (std::size_t i = 0; i < as[n].size(); ++i) want += as[n][i] * bs[n][i];
+        for (const Copy& copy : copies()) {
+            CAPTURE(std::string(attn::name_of(copy.isa)));
+            CHECK(copy.products(as[n], bs[n], false) == want);
+            CHECK(copy.products(as[n], bs[n], true) == want);
+        }
+    }
+}
+
 TEST_CASE("the int8 tiers are right on every instruction set") {
     for (const Copy& copy : copies())
         for (const char* name : {"int8_pv32", "int8"}) {
@@ -301,6 +324,27 @@ TEST_CASE("the int8 tiers keep the error that the caller allows") {
                 for (const Verdict& v : judge_heads(out.view(), want))
                     CHECK(v.relative_l2 <= limit);
             }
+    }
+}
+
+TEST_CASE("the int8 tiers measure the error of very large and very small values as well") {
+    // Squares of these overflow or vanish in float32; the values of `int8_pv32` may be as they
+    // like.
+    const Qkv x = generate("key_bias_sharp", {1, 1, 1, 128, 128, 64, 8}, 10);
+    for (double size : {1e-25, 1e25}) {
+        Tensor value({1, 1, 128, 8});
+        for (Index i = 0; i < value.size(); ++i) value.set(i, size * x.value.get(i));
+        const Reference want = reference(x.query, x.key, value);
+        for (const char* name : {"int8_pv32", "int8"}) {
+            Tensor out({1, 1, 128, 8});
+            Execution execution;
+            execution.tier = name;
+            execution.max_relative_error = 1e-4;
+            scaled_dot_product_attention(x.query, x.key, value, out, {}, execution);
+            CAPTURE(size);
+            CAPTURE(std::string(name));
+            CHECK(judge_heads(out.view(), want)[0].relative_l2 <= 1e-4);
+        }
     }
 }
 

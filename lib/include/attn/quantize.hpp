@@ -9,13 +9,12 @@
 /// each element. A step is the largest magnitude of its group over 127; everything below keeps that
 /// largest magnitude small, and none of it changes the attention that is computed:
 ///
-/// | what      | identity                                                       | what it removes |
-/// |-----------|----------------------------------------------------------------|------------------|
-/// | groups    | each group of tokens has its own step                          | loud tokens | |
-/// smoothing | q . (k - c) = q . k - q . c: one number less for a whole row    | a bias of K      |
-/// | rotation  | (R q) . (R k) = q . k for orthogonal R                          | loud channels |
-/// | folding   | exp(scale * s) = exp2((scale * log2(e)) * s)                    | a product a
-/// score|
+/// | what      | identity                                            | what it removes   |
+/// |-----------|-----------------------------------------------------|-------------------|
+/// | groups    | each group of tokens has its own step               | loud tokens       |
+/// | smoothing | q . (k - c) = q . k - q . c: the same for all keys  | a bias of K       |
+/// | rotation  | (R q) . (R k) = q . k for orthogonal R              | loud channels     |
+/// | folding   | exp(scale * s) = exp2((scale * log2(e)) * s)        | a product a score |
 ///
 /// \par Every integer is the same everywhere
 /// Each operation below rounds once, by IEEE 754, to nearest, ties to even, and none is a product
@@ -41,8 +40,7 @@ namespace attn {
 // ---- one number ---------------------------------------------------------------------------------
 
 /// \brief Quantized queries, keys and values are in -127 .. 127: symmetric, so that a negated
-/// tensor
-///        has negated integers.
+///        tensor has negated integers.
 inline constexpr int quantized_levels = 127;
 
 /// \brief Quantized weights are in 0 .. 255.
@@ -58,14 +56,12 @@ ATTN_HD inline float magnitude_value(std::uint32_t magnitude) {
     return std::bit_cast<float>(magnitude);
 }
 
-/// \brief Bounds of what is quantized. With both operands below 2^40 no product of scales
-/// overflows;
-///        an element of a group that stays below 2^-80 moves a score by less than 2^-40 a channel.
+/// \brief Bounds of what is quantized. With both operands below 2^40 no product of scales can
+///        overflow; a group that stays below 2^-80 moves a score by less than 2^-40 a channel.
 inline constexpr float quantizable_largest = 0x1p40f, quantizable_least = 0x1p-80f;
 
-/// \brief False for NaN, infinity and numbers beyond 2^40: a row that holds one is not quantized
-/// but
-///        computed in floating point.
+/// \brief False for NaN, infinity and numbers beyond 2^40: a row that holds one is computed in
+///        floating point instead.
 ATTN_HD inline bool quantizable(std::uint32_t magnitude) {
     return magnitude <= std::bit_cast<std::uint32_t>(quantizable_largest);
 }
@@ -110,8 +106,7 @@ ATTN_HD inline int quantize_weight(float weight) {
 // ---- groups -------------------------------------------------------------------------------------
 
 /// \brief Which tokens share a step: `run` neighbours at a time, dealt in turn to the `groups`
-/// groups
-///        of each block of `block` tokens.
+///        groups of each block of `block` tokens.
 struct Grouping {
     Index block;   ///< tokens
     Index groups;  ///< per block
@@ -145,8 +140,7 @@ inline constexpr Index smoothing_block = 64;
 
 //! [smoothing]
 /// \brief The mean of one channel of K over its tokens, the c of q . (k - c). Any constant gives
-/// the
-///        same attention; the mean makes k - c small.
+///        the same attention; the mean makes k - c small.
 ///
 /// Tokens come in order. Those that no query may see, and those that are not quantizable, are left
 /// out: what they hold must not matter.

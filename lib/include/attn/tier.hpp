@@ -106,7 +106,9 @@ struct Limits {
     bool causal = true;          ///< takes a causal rule
     bool grouped_heads = true;   ///< takes Hq > H
     bool logsumexp = true;       ///< can write the logsumexp
-    bool error_limit = false;    ///< of a quantized tier: keeps `Execution::max_relative_error`
+    /// Of a quantized tier: the smallest `Execution::max_relative_error` that heads of normal data
+    /// keep; with less, most go to floating point. 0: takes no limit.
+    double error_limit = 0;
     Index max_head_dim = 0;      ///< of E and Ev; 0: any
     const char* requires_ = "";  ///< "sm_90a", "AVX2", ...; empty: nothing special
 };
