@@ -18,6 +18,7 @@ extern const Int8Kernels int8_kernels = {
     .numbers_in_a_word = dot_depth,
     .scratch_floats = scratch_floats,
     .measure = measure,
+    .average = average,
     .quantize = quantize,
     .attend = attend,
 };

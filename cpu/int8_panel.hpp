@@ -65,15 +65,11 @@ void score_integers(const Word* query, const float* factor, const QuantizedKeys&
 }
 //! [scores]
 
-/// \brief The keys of one block that are visited: up to four tiles of 64, one behind the other.
-struct VisitedBlock {
-    int tiles = 0;
-    Index first[int8_block / simd_tile_keys];  ///< keys
-    Index words[int8_block / simd_tile_keys];  ///< words of the tile's keys
-
-    Index all_words() const {
-        return tiles == 0 ? 0 : (tiles - 1) * (simd_tile_keys / dot_depth) + words[tiles - 1];
-    }
+/// \brief The values of one block of keys.
+struct QuantizedValues {
+    const Word* value;   ///< (words, Ev) words of neighbouring keys, `stride` apart
+    const float* scale;  ///< (Ev) steps, over 255
+    Index stride, words;
 };
 
 /// \brief How a block's sums join the running ones.
@@ -140,12 +136,9 @@ BlockFactors<Vectors> weigh_integers(const Panel& panel, Index block_words, cons
 
 //! [values]
 /// \brief out^T = out^T * shrink + V^T weights^T * (step of the channel * factor of the block).
-/// \param value   words of the head's values: key word w, channel e at value[w * stride + e]
-/// \param scale   (Ev) steps of this block
-/// \param weight  (words of visited keys, lanes)
+/// \param weight  (words, lanes)
 template <int Vectors>
-void sum_integers(const Panel& panel, const VisitedBlock& block, const Word* value, Index stride,
-                  const float* scale, Index Ev, const Word* weight,
+void sum_integers(const Panel& panel, const QuantizedValues& values, Index Ev, const Word* weight,
                   const BlockFactors<Vectors>& factors) {
     for_register_tiles<tile_rows(Vectors)>(Ev, [&]<int Columns>(Rows<Columns>, Index first) {
         Bits c[Columns][Vectors];
@@ -153,17 +146,14 @@ void sum_integers(const Panel& panel, const VisitedBlock& block, const Word* val
         for (int r = 0; r < Columns; ++r)
 #pragma GCC unroll 8
             for (int n = 0; n < Vectors; ++n) c[r][n] = Bits{};
-        for (int t = 0; t < block.tiles; ++t)
-            multiply_words<Unit::row>(value + block.first[t] / dot_depth * stride + first, stride,
-                                      weight + t * (simd_tile_keys / dot_depth) * Vectors * width,
-                                      block.words[t], c);
+        multiply_words<Unit::row>(values.value + first, values.stride, weight, values.words, c);
         float* const out = panel.out + first * Vectors * width;
 #pragma GCC unroll 16
         for (int r = 0; r < Columns; ++r)
 #pragma GCC unroll 8
             for (int n = 0; n < Vectors; ++n) {
                 float* const at = out + (r * Vectors + n) * width;
-                store(at, fma(to_floats(c[r][n]), factors.block[n] * Lanes(scale[first + r]),
+                store(at, fma(to_floats(c[r][n]), factors.block[n] * Lanes(values.scale[first + r]),
                               load(at) * factors.shrink[n]));
             }
     });

@@ -13,10 +13,8 @@ namespace {
 struct Int8Scratch : TileScratch {
     float* factor;    ///< (64) scale_q * scale
     float* smoothed;  ///< (64) scale * q . mean, for the logsumexp
-    float* top;       ///< (64) largest scores of a block
     Word* bad;        ///< (64) lanes whose mask holds NaN or +infinity
     float* rotation;  ///< Rotation::floats(E)
-    float* scores;    ///< (panels, int8_block, lanes)
     Word* weight;     ///< (int8_block in words, panel_lanes)
 
     Int8Scratch(const Problem& p, Int8Values values, float* memory) : TileScratch(p, memory) {
@@ -25,14 +23,12 @@ struct Int8Scratch : TileScratch {
             floats += lines(count);
             return at;
         };
-        const bool integers = values == Int8Values::int8;
         factor = take(simd_tile_rows);
         smoothed = take(simd_tile_rows);
-        top = take(simd_tile_rows);
         bad = reinterpret_cast<Word*>(take(simd_tile_rows));
         rotation = take(Rotation::floats(p.E));
-        scores = take(integers ? int8_block * simd_tile_rows : 0);
-        weight = reinterpret_cast<Word*>(take(integers ? int8_block / dot_depth * panel_lanes : 0));
+        const Index keys = values == Int8Values::int8 ? int8_block : 0;
+        weight = reinterpret_cast<Word*>(take(keys / dot_depth * panel_lanes));
     }
     const Word* words_of(const Panel& panel) const {
         return reinterpret_cast<const Word*>(panel.query);
@@ -195,51 +191,33 @@ void visit_float_values(const Problem& p, const SimdTask& task, const RowMap& ma
 //! [float values]
 
 //! [integer values]
-/// \brief All blocks of keys: the scores of up to four tiles, then their weights, then their sum.
+/// \brief All tiles of keys: scores, weights and values in integers.
 void visit_integer_values(const Problem& p, const SimdTask& task, const RowMap& map,
                           const Int8Head& head, const Int8Scratch& scratch) {
     start_panels(p, map, scratch);
     const Index end = map.visible[map.rows - 1];
-    for (Index block = 0; block * int8_block < end; ++block) {
-        VisitedBlock visited;
-        for (Index r = 0; r < simd_tile_rows; ++r) scratch.top[r] = minus_infinity;
-        const Index stop = (block + 1) * int8_block < end ? (block + 1) * int8_block : end;
-        for (Index first = block * int8_block; first < stop; first += simd_tile_keys) {
-            const Index count = stop - first < simd_tile_keys ? stop - first : simd_tile_keys;
-            alignas(64) std::uint64_t allowed[64];
-            QuantizedKeys keys;
-            if (!take_keys(p, task, map, head, first, count, scratch, allowed, keys)) continue;
-            const int t = visited.tiles++;
-            visited.first[t] = first;
-            visited.words[t] = words(count);
-            for (int lane = 0; lane < map.rows; lane += panel_lanes)
-                with_vectors(vectors_at(map, lane), [&]<int Vectors>(Rows<Vectors>) {
-                    constexpr Index lanes = Vectors * width;
-                    float* const score =
-                        scratch.scores + lane * int8_block + t * simd_tile_keys * lanes;
-                    Lanes top[Vectors];
-#pragma GCC unroll 8
-                    for (int n = 0; n < Vectors; ++n) top[n] = load(scratch.top + lane + n * width);
-                    score_panel_integers(p, scratch, keys, lane, score, top);
-#pragma GCC unroll 8
-                    for (int n = 0; n < Vectors; ++n) store(scratch.top + lane + n * width, top[n]);
-                    // Numbers of the last word that stand for no key.
-                    for (Index n = count * lanes; n < words(count) * dot_depth * lanes; ++n)
-                        score[n] = minus_infinity;
-                });
-        }
-        if (visited.tiles == 0) continue;
+    for (Index first = 0; first < end; first += int8_block) {
+        const Index count = end - first < int8_block ? end - first : int8_block;
+        alignas(64) std::uint64_t allowed[64];
+        QuantizedKeys keys;
+        if (!take_keys(p, task, map, head, first, count, scratch, allowed, keys)) continue;
+        const QuantizedValues values = {head.value + first / dot_depth * lines(p.Ev),
+                                        head.value_scale + first / int8_block * lines(p.Ev),
+                                        lines(p.Ev), words(count)};
         for (int lane = 0; lane < map.rows; lane += panel_lanes)
             with_vectors(vectors_at(map, lane), [&]<int Vectors>(Rows<Vectors>) {
+                constexpr Index lanes = Vectors * width;
                 const Panel panel = panel_at(p, scratch, lane);
                 Lanes top[Vectors];
 #pragma GCC unroll 8
-                for (int n = 0; n < Vectors; ++n) top[n] = load(scratch.top + lane + n * width);
+                for (int n = 0; n < Vectors; ++n) top[n] = Lanes(minus_infinity);
+                score_panel_integers(p, scratch, keys, lane, scratch.score, top);
+                // Numbers of the last word that stand for no key.
+                for (Index n = count * lanes; n < values.words * dot_depth * lanes; ++n)
+                    scratch.score[n] = minus_infinity;
                 const auto factors =
-                    weigh_integers(panel, visited.all_words(), scratch.scores + lane * int8_block,
-                                   scratch.weight, top);
-                sum_integers(panel, visited, head.value, lines(p.Ev),
-                             head.value_scale + block * lines(p.Ev), p.Ev, scratch.weight, factors);
+                    weigh_integers(panel, values.words, scratch.score, scratch.weight, top);
+                sum_integers(panel, values, p.Ev, scratch.weight, factors);
             });
     }
 }

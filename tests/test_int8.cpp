@@ -185,6 +185,7 @@ TEST_CASE("the integers of every instruction set are those of the algebra") {
             const Index blocks = (c.S + int8_block - 1) / int8_block;
             for (Index block = 0; block < blocks; ++block)
                 copy.kernels->measure(p, head, block, own);
+            copy.kernels->average(p, head);
             for (Index block = 0; block < blocks; ++block)
                 copy.kernels->quantize(p, Int8Values::int8, head, block, own);
 
@@ -264,26 +265,31 @@ TEST_CASE("the int8 tiers are right on every instruction set") {
 }
 
 TEST_CASE("the int8 tiers keep the accuracy they claim on every generator") {
-    // Issue: cosine >= 0.9999 and relative L2 <= 1.3e-2 on gauss with float32 values, and relative
-    // L1 <= 0.03 on each generator; the worst head counts. `int8` adds the rounding of weights and
-    // values, and is held to the same L1.
-    if (small_scale()) return;
-    for (const Generator& g : generators()) {
-        const Qkv x = generate(g.name, {1, 2, 2, 512, 512, 128, 128}, 5);
-        const Reference want = reference(x.query, x.key, x.value);
-        for (const char* name : {"int8_pv32", "int8"}) {
-            const Tier& tier = *find_tier(name);
+    // The worst head counts: relative L1 <= 0.03 on each generator, and on gauss cosine >= 0.9999
+    // and relative L2 <= 1.3e-2, which is what others reach with 16-bit weights and values.
+    const Index L = small_scale() ? 128 : 512;
+    for (const char* name : {"int8_pv32", "int8"}) {
+        const Tier& tier = *find_tier(name);
+        double closest = 0;  // to its bound, of all elements
+        for (const Generator& g : generators()) {
+            const Qkv x = generate(g.name, {1, 2, 2, L, L, 128, 128}, 5);
+            const Reference want = reference(x.query, x.key, x.value);
             const Output got = run(tier, x.query, x.key, x.value);
             for (const Verdict& v : judge_heads(got.out.view, want, {tier, DType::float32})) {
                 CAPTURE(std::string(g.name));
                 CAPTURE(std::string(name));
                 CHECK_MESSAGE(v.ok(), text_of(v));
-                CHECK(!(v.relative_l1 > 0.03));
-                if (std::string(g.name) != "gauss" || tier.accuracy.quantized_values) continue;
+                CHECK(v.relative_l1 <= 0.03);
+                closest = std::max(closest, v.worst_ratio);
+                if (std::string(g.name) != "gauss") continue;
                 CHECK(v.cosine >= 0.9999);
                 CHECK(v.relative_l2 <= 1.3e-2);
             }
         }
+        // Of so many errors the largest is beyond four standard deviations, of the eight allowed:
+        // the judge's allowance is neither a guess nor generous.
+        CAPTURE(closest);
+        CHECK(closest > 0.4);
     }
 }
 
@@ -302,19 +308,19 @@ TEST_CASE("the int8 tiers keep small weights beside an attention sink") {
         const Tier& tier = *find_tier(name);
         const Output got = run(tier, x.query, x.key, x.value, options);
         expect_right(tier, got, want);
-        // Three of four blocks are exact; the sink's own loses 256 weights of 1 / 600.
-        CHECK(values(got.logsumexp.view)[0] == doctest::Approx(std::log(1623.0)).epsilon(0.025));
+        // 15 of 16 blocks are exact; the sink's own loses 63 weights of 1 / 600.
+        CHECK(values(got.logsumexp.view)[0] == doctest::Approx(std::log(1623.0)).epsilon(0.007));
     }
 }
 
 TEST_CASE("the int8 tiers keep the error that the caller allows") {
-    if (small_scale()) return;
+    const Index L = small_scale() ? 96 : 256;
     for (const Generator& g : generators()) {
-        const Qkv x = generate(g.name, {1, 4, 2, 256, 256, 64, 64}, 8);
+        const Qkv x = generate(g.name, {1, 4, 2, L, L, 64, 64}, 8);
         const Reference want = reference(x.query, x.key, x.value);
         for (const char* name : {"int8_pv32", "int8"})
             for (double limit : {0.004, 0.015, 0.03}) {
-                Tensor out({1, 4, 256, 64});
+                Tensor out({1, 4, L, 64});
                 Execution execution;
                 execution.tier = name;
                 execution.max_relative_error = limit;
@@ -324,6 +330,53 @@ TEST_CASE("the int8 tiers keep the error that the caller allows") {
                 for (const Verdict& v : judge_heads(out.view(), want))
                     CHECK(v.relative_l2 <= limit);
             }
+    }
+}
+
+TEST_CASE("the int8 tiers keep normal data in integers down to the limit they state") {
+    for (Index E : {64, 128}) {
+        const Qkv x = generate("gauss", {1, 1, 1, 256, 256, E, E}, 12);
+        const auto compute = [&](const char* tier, double limit) {
+            Tensor out({1, 1, 256, E});
+            Execution execution;
+            execution.tier = tier;
+            execution.max_relative_error = limit;
+            scaled_dot_product_attention(x.query, x.key, x.value, out, {}, execution);
+            return out;
+        };
+        const Tensor exact = compute("simd", 0);
+        for (const char* name : {"int8_pv32", "int8"}) {
+            const double limit = find_tier(name)->limits.error_limit;
+            CAPTURE(std::string(name));
+            CAPTURE(E);
+            CHECK(first_difference(compute(name, limit).view(), exact.view()) != -1);
+            CHECK(first_difference(compute(name, 0.8 * limit).view(), exact.view()) == -1);
+        }
+    }
+}
+
+TEST_CASE("the int8 tiers are taken by auto only where the caller allows an error") {
+    const Tensor x({1, 8, 1024, 128});
+    Tensor out({1, 8, 1024, 128});
+    const auto reason = [&](double limit, std::string_view name, std::string& taken) {
+        Execution execution;
+        execution.max_relative_error = limit;
+        const Explanation why = explain(x, x, x, out, {}, execution);
+        taken = why.tier;
+        for (const Candidate& c : why.candidates)
+            if (c.tier == name) return c.reason;
+        return std::string();
+    };
+    const auto holds = [](const std::string& text, const char* part) {
+        return text.find(part) != std::string::npos;
+    };
+    for (const char* name : {"int8_pv32", "int8"}) {
+        std::string taken;
+        CHECK(holds(reason(0, name, taken), "say max_relative_error"));
+        CHECK_FALSE(find_tier(taken)->accuracy.quantized);
+        CHECK(holds(reason(1e-3, name, taken), "most heads would be computed twice"));
+        CHECK_FALSE(find_tier(taken)->accuracy.quantized);
+        CHECK(holds(reason(0.05, name, taken), "a larger relative error than 0.05"));
     }
 }
 
@@ -371,7 +424,7 @@ TEST_CASE("the int8 tiers decide head by head which may stay in integers") {
     const auto same = [](const Tensor& a, const Tensor& b, Index h) {
         return first_difference(slice(a.view(), 1, h, h + 1), slice(b.view(), 1, h, h + 1)) == -1;
     };
-    const Tensor mixed = compute("int8", 0.027), none = compute("int8", 1e-4),
+    const Tensor mixed = compute("int8", 0.022), none = compute("int8", 1e-4),
                  all = compute("int8", 1);
     CHECK((same(mixed, rounded, 0) && same(mixed, exact, 1)));
     CHECK((same(none, exact, 0) && same(none, exact, 1)));

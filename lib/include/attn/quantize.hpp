@@ -97,6 +97,12 @@ struct Quantizer {
 };
 //! [quantizer]
 
+/// \brief Keys whose values share a step for each channel, and whose weights are rounded against
+/// the
+///        largest among them: a key that outshines all others costs only its own block small
+///        weights.
+inline constexpr Index value_block = 64;
+
 /// \brief A weight in 0 .. 1, exp(score - max), as an integer. The sum that divides the output must
 ///        be the sum of these integers: then quantized weights still are an average.
 ATTN_HD inline int quantize_weight(float weight) {
