@@ -286,10 +286,11 @@ TEST_CASE("the int8 tiers keep the accuracy they claim on every generator") {
                 CHECK(v.relative_l2 <= 1.3e-2);
             }
         }
-        // Of so many errors the largest is beyond four standard deviations, of the eight allowed:
-        // the judge's allowance is neither a guess nor generous.
+        // The largest of so many errors is beyond four standard deviations, of the eight that are
+        // allowed: the allowance is neither a guess nor generous. (Half steps of weights and values
+        // are allowed as if none cancelled: keys may be equal.)
         CAPTURE(closest);
-        CHECK(closest > 0.4);
+        CHECK(closest > (tier.accuracy.quantized_values ? 0.2 : 0.4));
     }
 }
 
