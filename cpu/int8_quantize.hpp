@@ -203,7 +203,6 @@ void measure_values(const Problem& p, const Int8Head& head, Index first, Index e
     });
 }
 
-//! [quantize values]
 /// \brief Rounds the values first .. end - 1 by the steps of their channels, and turns `dot_depth`
 ///        neighbouring keys into one word.
 void quantize_values(const Problem& p, const Int8Head& head, Index first, Index end,
@@ -216,6 +215,7 @@ void quantize_values(const Problem& p, const Int8Head& head, Index first, Index 
         inverse[e] = quantizer.inverse;
         scale[e] = quantizer.scale / weight_levels;
     }
+    //! [quantize values]
     for (Index j = first; j < end; j += dot_depth) {
         for (Index d = 0; d < dot_depth; ++d) {
             float* const line = scratch.line + d * scratch.line_stride;
@@ -234,8 +234,8 @@ void quantize_values(const Problem& p, const Int8Head& head, Index first, Index 
             store_words(words + e, pack(q));
         }
     }
+    //! [quantize values]
 }
-//! [quantize values]
 
 void quantize(const Problem& p, Int8Values values, const Int8Head& head, Index block,
               float* memory) {

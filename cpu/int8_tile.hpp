@@ -190,8 +190,24 @@ void visit_float_values(const Problem& p, const SimdTask& task, const RowMap& ma
 }
 //! [float values]
 
+/// \brief All a panel does with one block of keys: scores, weights and values in integers.
+template <int Vectors>
+void visit_block(const Problem& p, const Int8Scratch& scratch, const QuantizedKeys& keys,
+                 const QuantizedValues& values, int lane) {
+    constexpr Index lanes = Vectors * width;
+    const Panel panel = panel_at(p, scratch, lane);
+    Lanes top[Vectors];
+#pragma GCC unroll 8
+    for (int n = 0; n < Vectors; ++n) top[n] = Lanes(minus_infinity);
+    score_panel_integers(p, scratch, keys, lane, scratch.score, top);
+    // Numbers of the last word that stand for no key.
+    for (Index n = keys.keys * lanes; n < values.words * dot_depth * lanes; ++n)
+        scratch.score[n] = minus_infinity;
+    const auto factors = weigh_integers(panel, values.words, scratch.score, scratch.weight, top);
+    sum_integers(panel, values, p.Ev, scratch.weight, factors);
+}
+
 //! [integer values]
-/// \brief All tiles of keys: scores, weights and values in integers.
 void visit_integer_values(const Problem& p, const SimdTask& task, const RowMap& map,
                           const Int8Head& head, const Int8Scratch& scratch) {
     start_panels(p, map, scratch);
@@ -206,18 +222,7 @@ void visit_integer_values(const Problem& p, const SimdTask& task, const RowMap& 
                                         lines(p.Ev), words(count)};
         for (int lane = 0; lane < map.rows; lane += panel_lanes)
             with_vectors(vectors_at(map, lane), [&]<int Vectors>(Rows<Vectors>) {
-                constexpr Index lanes = Vectors * width;
-                const Panel panel = panel_at(p, scratch, lane);
-                Lanes top[Vectors];
-#pragma GCC unroll 8
-                for (int n = 0; n < Vectors; ++n) top[n] = Lanes(minus_infinity);
-                score_panel_integers(p, scratch, keys, lane, scratch.score, top);
-                // Numbers of the last word that stand for no key.
-                for (Index n = count * lanes; n < values.words * dot_depth * lanes; ++n)
-                    scratch.score[n] = minus_infinity;
-                const auto factors =
-                    weigh_integers(panel, values.words, scratch.score, scratch.weight, top);
-                sum_integers(panel, values, p.Ev, scratch.weight, factors);
+                visit_block<Vectors>(p, scratch, keys, values, lane);
             });
     }
 }

@@ -75,7 +75,7 @@ ATTN_HD inline int round_to_int(float x) {
 #endif
 }
 
-//! [quantizer]
+// [quantizer]
 /// \brief The step of one group, and its use.
 struct Quantizer {
     float scale = 0;    ///< the step: real = scale * integer
@@ -95,7 +95,7 @@ struct Quantizer {
     ATTN_HD int operator()(float x) const { return round_to_int(x * inverse); }
     ATTN_HD float real(int q) const { return scale * static_cast<float>(q); }
 };
-//! [quantizer]
+// [quantizer]
 
 /// \brief Keys whose values share a step for each channel, and whose weights are rounded against
 /// the
@@ -144,7 +144,7 @@ ATTN_HD inline Grouping per_thread_key(Index keys_of_a_tile = 64) { return {keys
 /// \brief Tokens that are summed one after the other before their sum joins the total.
 inline constexpr Index smoothing_block = 64;
 
-//! [smoothing]
+// [smoothing]
 /// \brief The mean of one channel of K over its tokens, the c of q . (k - c). Any constant gives
 ///        the same attention; the mean makes k - c small.
 ///
@@ -166,7 +166,7 @@ struct ChannelMean {
 ATTN_HD inline float smoothed_logsumexp(float logsumexp, float scale, float query_dot_mean) {
     return logsumexp + scale * query_dot_mean;
 }
-//! [smoothing]
+// [smoothing]
 
 // ---- rotation -----------------------------------------------------------------------------------
 
@@ -198,7 +198,6 @@ ATTN_HD inline float rotation_factor(Index width, Operand operand) {
     return factor;
 }
 
-//! [rotation]
 /// \brief The Walsh-Hadamard transform of `width` channels (a power of two), in place: stages of
 ///        butterflies (a, b) -> (a + b, a - b), neighbours first.
 ATTN_HD inline void hadamard(float* channel, Index width, float factor) {
@@ -218,6 +217,7 @@ ATTN_HD inline void flip_signs(float* channel, Index width, Index first) {
         if (rotation_flips(first + e)) channel[e] = -channel[e];
 }
 
+// [rotation]
 /// \brief Rotates one query or key, in place: random signs, then a Hadamard transform. A loud
 ///        channel becomes a little of every channel. Where E is not a power of two, the same again
 ///        with the last channels, which overlap the first, so that all take part. (New signs: the
@@ -234,7 +234,7 @@ ATTN_HD inline void rotate(float* row, Index E, Operand operand) {
     flip_signs(row + E - width, width, E);
     hadamard(row + E - width, width, factor);
 }
-//! [rotation]
+// [rotation]
 
 // ---- scores -------------------------------------------------------------------------------------
 
