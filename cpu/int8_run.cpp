@@ -155,7 +155,7 @@ void run_rows(const Problem& p, const SimdTask& task, std::uint64_t rows, std::b
             for (Index r = 0; r < task.rows; ++r) {
                 if ((rows >> r & 1) == 0) continue;
                 const Index row = task.first_row + r;
-                online_row<T>(p, 0, row % p.Hq, row / p.Hq, OnlineScratch<float>(memory));
+                online_row<T>(p, 0, row % p.Hq, row / p.Hq, OnlineScratch<float>(memory, p.Ev));
             }
     });
 }

@@ -207,9 +207,8 @@ Verdict compare(const TensorView& view, const std::vector<double>& got,
         const double W = value_size ? (*value_size)[i] : 1;
         const long double size =
             std::max(std::abs(static_cast<long double>(got[i])), std::abs(want[i]));
-        long double bound =
-            half_ulp(size, view.dtype) +
-            (roundoff * (16 + additions + 8 * A) + allowance.weight_error) * W;
+        long double bound = half_ulp(size, view.dtype) +
+                            (roundoff * (16 + additions + 8 * A) + allowance.weight_error) * W;
         bound += value_size ? allowance.rounding(reference, i)
                             : allowance.logsumexp_rounding(reference, i);
         tally.add(i, got[i], want[i], bound);
