@@ -81,6 +81,7 @@ struct Quantizer {
     float scale = 0;    ///< the step: real = scale * integer
     float inverse = 0;  ///< 1 / scale
 
+    /// \brief Step 0: every integer is 0.
     Quantizer() = default;
     /// \param largest  magnitude of the group's largest element, which must be `quantizable`.
     ///        Below 2^-80 (an empty group, or all zeros) the step is 0 and so is every integer.
@@ -93,6 +94,7 @@ struct Quantizer {
     /// \brief In -127 .. 127 for every element of the group: amax * (127 / amax) is at most
     ///        127 (1 + 2^-23), which rounds to 127.
     ATTN_HD int operator()(float x) const { return round_to_int(x * inverse); }
+    /// \brief The number that an integer stands for.
     ATTN_HD float real(int q) const { return scale * static_cast<float>(q); }
 };
 // [quantizer]
@@ -118,6 +120,7 @@ struct Grouping {
     Index groups;  ///< per block
     Index run;     ///< tokens
 
+    /// \brief The group of a token, counted from 0.
     ATTN_HD Index group_of(Index token) const {
         return token / block * groups + token % block / run % groups;
     }
@@ -151,9 +154,11 @@ inline constexpr Index smoothing_block = 64;
 /// Tokens come in order. Those that no query may see, and those that are not quantizable, are left
 /// out: what they hold must not matter.
 struct ChannelMean {
-    float block = 0, total = 0;
-    Index tokens = 0;
+    float block = 0;   ///< sum since the last end of a block
+    float total = 0;   ///< sum of the blocks
+    Index tokens = 0;  ///< that were added
 
+    /// \brief The next token.
     ATTN_HD void add(float x) { block += x, ++tokens; }
     /// \brief After the tokens 64 n .. 64 n + 63, whether they were added or left out.
     ATTN_HD void end_block() { total += block, block = 0; }
@@ -170,6 +175,7 @@ ATTN_HD inline float smoothed_logsumexp(float logsumexp, float scale, float quer
 
 // ---- rotation -----------------------------------------------------------------------------------
 
+/// \brief The two sides of a score, which are not scaled alike.
 enum class Operand { query, key };
 
 /// \brief A random but fixed sign for every channel: true is minus.
