@@ -6,7 +6,7 @@ import attention_ladder as al
 import numpy as np
 import pytest
 
-QUERY, KEY, VALUE = al.generate("key_bias_sharp", 1, 2, 2, 128, 128, 64, 64, seed=3)
+QUERY, KEY, VALUE = al.generate("key_bias_sharp", B=1, Hq=2, L=128, E=64, seed=3)
 
 
 def attend(**rules):
