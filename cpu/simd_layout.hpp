@@ -82,6 +82,14 @@ RowMap map_rows(const Problem& p, const SimdTask& task) {
     return left < panel_vectors ? left : panel_vectors;
 }
 
+/// \brief Calls f with the panel's number of vectors as a constant.
+template <int Vectors = 1, class F>
+[[gnu::always_inline]] inline void with_vectors(int vectors, F&& f) {
+    if constexpr (Vectors < panel_vectors)
+        if (vectors != Vectors) return with_vectors<Vectors + 1>(vectors, f);
+    f(Rows<Vectors>{});
+}
+
 [[gnu::always_inline]] inline Panel panel_at(const Problem& p, const TileScratch& scratch,
                                              int lane) {
     return {scratch.query + lane * p.E, scratch.out + lane * p.Ev, scratch.max + lane,
@@ -121,6 +129,25 @@ inline void load_queries(const Problem& p, const SimdTask& task, const RowMap& m
         for (; e < p.E; ++e)
             for (int n = 0; n < width; ++n) to[e * lanes + n] = rows[n][e] * scale;
     }
+}
+
+/// \brief `keys` rows of keys or values as float32 with unit stride: in place if they are so in
+///        memory, otherwise copied and widened to `copy`, once for all panels.
+inline void fetch_rows(const Problem& p, const SimdTask& task, const TensorView& from,
+                       Index columns, Index first, Index keys, float* copy, const float*& data,
+                       Index& stride) {
+    const Index offset =
+        task.b * from.stride[0] + task.key_head * from.stride[1] + first * from.stride[2];
+    if (p.dtype == DType::float32 && from.stride[3] == 1) {
+        data = static_cast<const float*>(from.data) + offset;
+        stride = from.stride[2];
+        return;
+    }
+    stride = copy_stride(columns);
+    for (Index j = 0; j < keys; ++j)
+        widen_row(p.dtype, from.data, offset + j * from.stride[2], from.stride[3], columns,
+                  copy + j * stride);
+    data = copy;
 }
 
 /// \brief No key seen: maxima -inf, sums 0.

@@ -8,35 +8,12 @@
 namespace attn::ATTN_ISA {
 namespace {
 
-/// \brief Calls f with the panel's number of vectors as a constant.
-template <int Vectors = 1, class F>
-[[gnu::always_inline]] inline void with_vectors(int vectors, F&& f) {
-    if constexpr (Vectors < panel_vectors)
-        if (vectors != Vectors) return with_vectors<Vectors + 1>(vectors, f);
-    f(Rows<Vectors>{});
-}
-
-/// \brief The next tile of keys as float32 with unit strides: in place if it is so in memory,
-///        otherwise copied and widened into scratch, once for all panels.
+/// \brief The next tile of keys and values.
 void fetch_tile(const Problem& p, const SimdTask& task, Index first, const TileScratch& scratch,
                 KeyTile& tile) {
-    const auto fetch = [&](const TensorView& from, Index columns, float* copy, const float*& data,
-                           Index& stride) {
-        const Index offset =
-            task.b * from.stride[0] + task.key_head * from.stride[1] + first * from.stride[2];
-        if (p.dtype == DType::float32 && from.stride[3] == 1) {
-            data = static_cast<const float*>(from.data) + offset;
-            stride = from.stride[2];
-            return;
-        }
-        stride = copy_stride(columns);
-        for (Index j = 0; j < tile.keys; ++j)
-            widen_row(p.dtype, from.data, offset + j * from.stride[2], from.stride[3], columns,
-                      copy + j * stride);
-        data = copy;
-    };
-    fetch(p.key, p.E, scratch.key, tile.key, tile.key_stride);
-    fetch(p.value, p.Ev, scratch.value, tile.value, tile.value_stride);
+    fetch_rows(p, task, p.key, p.E, first, tile.keys, scratch.key, tile.key, tile.key_stride);
+    fetch_rows(p, task, p.value, p.Ev, first, tile.keys, scratch.value, tile.value,
+               tile.value_stride);
 }
 
 //! [loop]

@@ -148,13 +148,37 @@ inline Output run(const Tier& tier, const Inputs& in, Setting setting = {}) {
     return to;
 }
 
+/// \brief Lets a reference of row i alone be judged by the steps of the whole problem: the steps of
+///        quantized keys and values follow from all of them, also from those that row i does not
+///        see.
+inline void take_rounding(Reference& row, const Reference& whole, Index i) {
+    for (Index h = 0; h < whole.N * whole.Hq && !whole.logsumexp_rounding.empty(); ++h) {
+        const Index at = h * whole.L + i;
+        row.logsumexp_rounding[h] = whole.logsumexp_rounding[at];
+        for (Index c = 0; c < whole.Ev; ++c) {
+            row.score_rounding[h * whole.Ev + c] = whole.score_rounding[at * whole.Ev + c];
+            row.value_rounding[h * whole.Ev + c] = whole.value_rounding[at * whole.Ev + c];
+        }
+    }
+}
+
+/// \brief Half a step of the largest of all values; 0 where values are not quantized.
+inline double half_value_step(const Tier& tier, const Tensor& value) {
+    double largest = 0;
+    for (Index i = 0; tier.accuracy.quantized_values && i < value.size(); ++i)
+        largest = std::max(largest, std::abs(value.get(i)));
+    // Off the values' own grid, the rounding of the output comes on top.
+    return largest / 254 +
+           (largest > 0 ? static_cast<double>(half_ulp(largest, value.dtype())) : 0);
+}
+
 /// \brief Out and logsumexp are within their bounds.
 inline void expect_right(const Tier& tier, const Output& got, const Reference& want) {
-    const double weight_error = weight_error_of(tier, want.dtype);
-    const Verdict out = judge(got.out.view, want, weight_error);
+    const Allowance allowance(tier, want.dtype);
+    const Verdict out = judge(got.out.view, want, allowance);
     CHECK_MESSAGE(out.ok(), std::string(tier.name) << " out: " << text_of(out));
     if (!tier.limits.logsumexp) return;
-    const Verdict lse = judge_logsumexp(got.logsumexp.view, want, weight_error);
+    const Verdict lse = judge_logsumexp(got.logsumexp.view, want, allowance);
     CHECK_MESSAGE(lse.ok(), std::string(tier.name) << " logsumexp: " << text_of(lse));
 }
 

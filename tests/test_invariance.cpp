@@ -86,7 +86,7 @@ TEST_CASE("every tier ignores a constant added to all keys") {
             const Reference larger = reference(x.query, shifted, x.value);
             want.score_size = larger.score_size;  // larger scores round more
             const Verdict v = judge(run(*tier, x.query, shifted, x.value).out.view, want,
-                                    tier->accuracy.weight_error);
+                                    {*tier, DType::float32});
             CHECK_MESSAGE(v.ok(), text_of(v));
         }
     }
@@ -132,7 +132,8 @@ TEST_CASE("every tier returns the mean of visible values for scale 0") {
                         }
                         const double unit = dtype == DType::float64 ? 0x1p-52 : 0x1p-24;
                         const double bound = static_cast<double>(half_ulp(mean, dtype)) +
-                                             (16 * unit + weight_error_of(*tier, dtype)) * size;
+                                             (16 * unit + weight_error_of(*tier, dtype)) * size +
+                                             half_value_step(*tier, x.value);
                         CHECK(std::abs(out[i * s.Ev + c] - mean) <= bound);
                     }
             }
@@ -154,16 +155,20 @@ TEST_CASE("every tier computes a causal row as if the hidden keys were not there
                         options.causal = causal;
                         if (!takes(*tier, x.query, x.key, x.value, options)) continue;
                         const Output got = run(*tier, x.query, x.key, x.value, options);
+                        const Reference whole = tier->accuracy.quantized
+                                                    ? reference(x.query, x.key, x.value, options)
+                                                    : Reference();
                         for (Index i = 0; i < L; ++i) {
                             const Index seen = std::clamp<Index>(
                                 causal == Causal::upper_left ? i + 1 : i + 1 + S - L, 0, S);
                             Output row = {{Tensor(), slice(got.out.view, 2, i, i + 1)},
                                           {Tensor(), slice(got.logsumexp.view, 2, i, i + 1)}};
                             CAPTURE(i);
-                            expect_right(*tier, row,
-                                         reference(slice(x.query.view(), 2, i, i + 1),
-                                                   slice(x.key.view(), 2, 0, seen),
-                                                   slice(x.value.view(), 2, 0, seen)));
+                            Reference want = reference(slice(x.query.view(), 2, i, i + 1),
+                                                       slice(x.key.view(), 2, 0, seen),
+                                                       slice(x.value.view(), 2, 0, seen));
+                            take_rounding(want, whole, i);
+                            expect_right(*tier, row, want);
                         }
                     }
                 }
@@ -286,8 +291,13 @@ TEST_CASE("every tier can be split along the keys and merged by logsumexp") {
                     merged.set(i, sums[i] * rows[i / s.Ev].normalizer());
                 // Once more the same errors: a part's logsumexp has those of a weight.
                 const double A = *std::max_element(want.score_size.begin(), want.score_size.end());
-                const Verdict v = judge(merged.view(), want,
-                                        2 * tier->accuracy.weight_error + 0x1p-24 * (16 + 8 * A));
+                Allowance allowance(*tier, DType::float32);
+                allowance.weight_error *= 2;
+                allowance.weight_error += 0x1p-24 * (16 + 8 * A);
+                if (allowance.quantized_scores)
+                    allowance.weight_error += 2 * *std::max_element(want.logsumexp_rounding.begin(),
+                                                                    want.logsumexp_rounding.end());
+                const Verdict v = judge(merged.view(), want, allowance);
                 CHECK_MESSAGE(v.ok(), text_of(v));
             }
         }

@@ -181,7 +181,7 @@ TEST_CASE("every tier takes ranks 2 and 3 and 5 for the rank 4 they are") {
                                  v = two_batch_axes(x.value.view(), true);
                 Tensor got = scaled_dot_product_attention(q, k, v, here, execution);
                 const Verdict verdict =
-                    judge(got.view(), reference(q, k, v, here), tier->accuracy.weight_error);
+                    judge(got.view(), reference(q, k, v, here), {*tier, DType::float32});
                 CHECK_MESSAGE(verdict.ok(), text_of(verdict));
             }
         }

@@ -264,7 +264,7 @@ TEST_CASE("every tier adds large negative biases instead of taking them for a ma
                 plain.scale = 0;
                 Reference mean = reference(x.query, x.key, x.value, plain);
                 const Verdict v = judge(run(*tier, x.query, x.key, x.value, none).out.view, mean,
-                                        tier->accuracy.weight_error);
+                                        {*tier, DType::float32});
                 CHECK_MESSAGE(v.ok(), text_of(v));
                 for (double o : values(low.out.view)) CHECK((std::isfinite(o) && o != 0));
             }
@@ -289,7 +289,7 @@ TEST_CASE("every tier applies a mask and the causal rule together") {
             // Neither alone gives this: dropping one cannot pass.
             for (const Options& half : {masked(mask), causal(Causal::lower_right)})
                 CHECK_FALSE(judge(got.out.view, reference(x.query, x.key, x.value, half),
-                                  tier->accuracy.weight_error)
+                                  {*tier, DType::float32})
                                 .ok());
         }
     }

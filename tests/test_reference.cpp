@@ -94,8 +94,9 @@ TEST_CASE("every tier agrees with values that PyTorch computed") {
                     const Output got = run(*tier, query, key, value, options);
                     // Twice the bound: PyTorch's float64 has an error of its own.
                     const double twice = dtype == DType::float64 ? 0x1p-53 * 200 : 0;
-                    const Verdict v =
-                        judge(got.out.view, want, weight_error_of(*tier, dtype) + twice);
+                    Allowance allowance(*tier, dtype);
+                    allowance.weight_error += twice;
+                    const Verdict v = judge(got.out.view, want, allowance);
                     CAPTURE(std::string(attn::name_of(dtype)));
                     CHECK_MESSAGE(v.ok(), text_of(v));
                 }

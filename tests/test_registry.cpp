@@ -161,7 +161,7 @@ TEST_CASE("the choice of auto can run and explains every tier") {
         const Tensor asked = scaled_dot_product_attention(x.query, x.key, x.value, {}, execution);
         CHECK(first_difference(got, asked) == -1);
         const Verdict v = judge(got.view(), reference(x.query, x.key, x.value),
-                                weight_error_of(*find_tier(e.tier), DType::float32));
+                                {*find_tier(e.tier), DType::float32});
         CHECK_MESSAGE(v.ok(), text_of(v));
     }
 }

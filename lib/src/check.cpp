@@ -196,6 +196,10 @@ void check_options(const Options& options, const Execution& execution) {
     if (execution.threads < 0)
         fail(ErrorCode::bad_option,
              "threads is " + text(execution.threads) + ", but must be 0 or more");
+    if (!(execution.max_relative_error >= 0))
+        fail(ErrorCode::bad_option, "max_relative_error is " +
+                                        std::to_string(execution.max_relative_error) +
+                                        ", but must be 0 or more");
 }
 
 // ---- to rank 4 ----------------------------------------------------------------------------------
@@ -337,6 +341,7 @@ Call make_call(const TensorView& query, const TensorView& key, const TensorView&
                  : options.causal == Causal::upper_left ? 0
                                                         : p.S - p.L;
     p.threads = execution.threads;
+    p.max_relative_error = execution.max_relative_error;
     p.stream = execution.stream;
     p.device = query.device;
 
@@ -379,6 +384,8 @@ Check check_tier(const Tier& tier, const Problem& problem) {
                                                   text(problem.Hq) + " and H=" + text(problem.H));
     if (!problem.logsumexp.absent() && !limits.logsumexp)
         return refuse(ErrorCode::unsupported, name + " does not return logsumexp");
+    if (problem.max_relative_error > 0 && tier.accuracy.quantized && limits.error_limit == 0)
+        return refuse(ErrorCode::unsupported, name + " does not take max_relative_error");
     if (tier.device == DeviceKind::cpu && problem.device != host)
         return refuse(
             ErrorCode::bad_device,

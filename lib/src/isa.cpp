@@ -3,6 +3,7 @@
 #include <attn/error.hpp>
 
 #include <cstdlib>
+#include <optional>
 #include <string>
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -18,13 +19,51 @@
 namespace attn {
 namespace {
 
+/// Fastest at 8-bit products first. AVX-VNNI stands before plain AVX-512: half the width, but four
+/// products an instruction instead of two and one instruction instead of two.
+constexpr Isa all[] = {Isa::avx512vnni, Isa::avxvnni, Isa::avx512, Isa::avx2, Isa::baseline};
+
+/// The set without its 8-bit dot product.
+Isa without_dot(Isa isa) {
+    return isa == Isa::avx512vnni ? Isa::avx512 : isa == Isa::avxvnni ? Isa::avx2 : isa;
+}
+
 #if defined(__x86_64__)
 /// clang 14's __builtin_cpu_supports does not know "f16c".
 bool has_f16c() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
+
+/// CPUID leaf 7, subleaf 1, EAX bit 4. (GCC 12's __builtin_cpu_supports does not know the name.)
+bool has_avxvnni() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+}
 #endif
+
+std::string asked_isa() {
+    const char* asked = std::getenv("ATTN_ISA");
+    return asked == nullptr ? "" : asked;
+}
+
+/// What ATTN_ISA names; empty if it is not set.
+std::optional<Isa> asked() {
+    const std::string name = asked_isa();
+    if (name.empty()) return {};
+    if (name == "amx" && may_use_amx()) return Isa::avx512;
+    for (Isa isa : all) {
+        if (name != name_of(isa)) continue;
+        if (supports(isa)) return isa;
+        throw Error(ErrorCode::unavailable,
+                    "ATTN_ISA asks for " + name + ", which this processor lacks");
+    }
+    if (name == "amx")
+        throw Error(ErrorCode::unavailable, "ATTN_ISA asks for amx, which this processor lacks");
+    throw Error(ErrorCode::bad_option,
+                "ATTN_ISA is '" + name +
+                    "', but must be baseline, avx2, avxvnni, avx512, avx512vnni or amx");
+}
 
 }  // namespace
 
@@ -34,8 +73,12 @@ const char* name_of(Isa isa) {
             return "baseline";
         case Isa::avx2:
             return "avx2";
+        case Isa::avxvnni:
+            return "avxvnni";
         case Isa::avx512:
             return "avx512";
+        case Isa::avx512vnni:
+            return "avx512vnni";
     }
     return "?";
 }
@@ -46,10 +89,21 @@ bool supports(Isa isa) {
     // libgcc also asks whether the operating system saves the wide registers.
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                       __builtin_cpu_supports("bmi2") && has_f16c();
-    if (isa == Isa::avx2) return avx2;
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    switch (isa) {
+        case Isa::avx2:
+            return avx2;
+        case Isa::avxvnni:
+            return avx2 && has_avxvnni();
+        case Isa::avx512:
+            return avx512;
+        case Isa::avx512vnni:
+            return avx512 && __builtin_cpu_supports("avx512vnni");
+        default:
+            return false;
+    }
 #else
     return false;
 #endif
@@ -74,11 +128,6 @@ bool has_amx() {
 #endif
 }
 
-std::string asked_isa() {
-    const char* asked = std::getenv("ATTN_ISA");
-    return asked == nullptr ? "" : asked;
-}
-
 }  // namespace
 
 bool may_use_amx() {
@@ -87,23 +136,23 @@ bool may_use_amx() {
     return has && (asked.empty() || asked == "amx");
 }
 
+Isa current_dot_isa() {
+    static const Isa best = [] {
+        for (Isa isa : all)
+            if (supports(isa)) return isa;
+        return Isa::baseline;
+    }();
+    const std::optional<Isa> wanted = asked();
+    // AMX is for bfloat16: with it goes the largest set that has a copy here.
+    return !wanted || asked_isa() == "amx" ? best : *wanted;
+}
+
 Isa current_isa() {
     static const Isa best = supports(Isa::avx512) ? Isa::avx512
                             : supports(Isa::avx2) ? Isa::avx2
                                                   : Isa::baseline;
-    const std::string asked = asked_isa();
-    if (asked.empty()) return best;
-    if (asked == "amx" && may_use_amx()) return Isa::avx512;
-    for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
-        if (asked != name_of(isa)) continue;
-        if (supports(isa)) return isa;
-        throw Error(ErrorCode::unavailable,
-                    "ATTN_ISA asks for " + asked + ", which this processor lacks");
-    }
-    if (asked == "amx")
-        throw Error(ErrorCode::unavailable, "ATTN_ISA asks for amx, which this processor lacks");
-    throw Error(ErrorCode::bad_option,
-                "ATTN_ISA is '" + asked + "', but must be baseline, avx2, avx512 or amx");
+    const std::optional<Isa> wanted = asked();
+    return wanted ? without_dot(*wanted) : best;
 }
 
 }  // namespace attn

@@ -1,12 +1,15 @@
 /// \file
 /// \brief The reference, and the comparison with it. Shares no code with the tiers or with their
 ///        validation, except that `literal` is run through the API.
+#include "judge_rounding.hpp"
+
 #include <attn/judge.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <optional>
 
 namespace attn {
 namespace {
@@ -78,23 +81,34 @@ void measure(const TensorView& query, const TensorView& key, const TensorView& v
                                                                       : 1 + to.S - to.L;
     const bool causal = options.causal != Causal::none;
     std::vector<Real> score(static_cast<std::size_t>(to.S)), size(score.size());  // (S)
+    const auto mask_value = [&](Index n, Index h, Index i, Index j) -> Real {  // -inf: not visible
+        if (causal && j >= i + first_hidden) return minus_inf;
+        if (mask.absent()) return 0;
+        const Index step = mask.rank > 0 && axis(mask, 0) != 1 ? mask.stride[mask.rank - 1] : 0;
+        const Real m = element(mask, mask_offset(mask, query, n, h, i) + j * step);
+        return mask.dtype != DType::boolean ? m : m != 0 ? 0 : minus_inf;
+    };
+    const auto quantized_head = [&](Index n, Index h) {
+        std::vector<char> used(static_cast<std::size_t>(to.S));
+        for (Index i = 0; i < to.L; ++i)
+            for (Index j = 0; j < to.S; ++j) used[j] |= mask_value(n, h, i, j) != minus_inf;
+        const Index key_row = (n * H + h / (to.Hq / H)) * to.S;
+        return QuantizedHead(q.data() + (n * to.Hq + h) * to.L * E, k.data() + key_row * E,
+                             v.data() + key_row * to.Ev, to.L, to.S, E, to.Ev,
+                             static_cast<double>(scale), used);
+    };
+    std::optional<QuantizedHead> quantized;
 
     for (Index row = 0; row < to.N * to.Hq * to.L; ++row) {
         const Index i = row % to.L, h = row / to.L % to.Hq, n = row / to.L / to.Hq;
         const Index key_row = (n * H + h / (to.Hq / H)) * to.S;
-        const Index mask_row = mask.absent() ? 0 : mask_offset(mask, query, n, h, i);
-        const Index mask_step =
-            mask.rank > 0 && axis(mask, 0) != 1 ? mask.stride[mask.rank - 1] : 0;
+        if (i == 0 && !to.logsumexp_rounding.empty()) quantized.emplace(quantized_head(n, h));
         Real max = minus_inf;
         bool nan = false;
         for (Index j = 0; j < to.S; ++j) {
-            Real dot = 0, terms = 0, added = 0;
-            bool visible = !causal || j < i + first_hidden;
-            if (!mask.absent()) {
-                const Real m = element(mask, mask_row + j * mask_step);
-                visible = visible && (mask.dtype == DType::boolean ? m != 0 : m != minus_inf);
-                added = mask.dtype == DType::boolean ? 0 : m;
-            }
+            Real dot = 0, terms = 0;
+            const Real added = mask_value(n, h, i, j);
+            const bool visible = added != minus_inf;
             for (Index e = 0; e < E && visible; ++e) {
                 const Real term = Real(q[row * E + e]) * k[(key_row + j) * E + e];
                 dot += term;
@@ -126,6 +140,10 @@ void measure(const TensorView& query, const TensorView& key, const TensorView& v
             to.value_size[row * to.Ev + c] = sum == 0 ? 0 : static_cast<double>(W / sum);
             if (results) to.out[row * to.Ev + c] = sum == 0 ? 0 : o / sum;
         }
+        if (quantized && !nan)
+            quantized->measure(i, score, sum, to.out.data() + row * to.Ev,
+                               to.score_rounding.data() + row * to.Ev,
+                               to.value_rounding.data() + row * to.Ev, to.logsumexp_rounding[row]);
         if (results)
             to.logsumexp[row] = nan ? score[0] : sum == 0 ? minus_inf : max + std::log(sum);
     }
@@ -180,7 +198,7 @@ class Tally {
 /// Compares elements first .. first + count - 1.
 Verdict compare(const TensorView& view, const std::vector<double>& got,
                 const std::vector<long double>& want, const std::vector<double>* value_size,
-                const Reference& reference, double weight_error, Index first, Index count) {
+                const Reference& reference, const Allowance& allowance, Index first, Index count) {
     const long double roundoff = reference.dtype == DType::float64 ? 0x1p-53L : 0x1p-24L;
     const double additions = (value_size ? 2 : 1) * longest_sum(reference.S, reference.dtype);
     Tally tally;
@@ -189,9 +207,11 @@ Verdict compare(const TensorView& view, const std::vector<double>& got,
         const double W = value_size ? (*value_size)[i] : 1;
         const long double size =
             std::max(std::abs(static_cast<long double>(got[i])), std::abs(want[i]));
-        tally.add(
-            i, got[i], want[i],
-            half_ulp(size, view.dtype) + (roundoff * (16 + additions + 8 * A) + weight_error) * W);
+        long double bound = half_ulp(size, view.dtype) +
+                            (roundoff * (16 + additions + 8 * A) + allowance.weight_error) * W;
+        bound += value_size ? allowance.rounding(reference, i)
+                            : allowance.logsumexp_rounding(reference, i);
+        tally.add(i, got[i], want[i], bound);
     }
     return tally.verdict();
 }
@@ -269,6 +289,11 @@ Reference reference(const TensorView& query, const TensorView& key, const Tensor
     for (int a = 3; a < query.rank; ++a) to.N *= axis(query, a);
     to.value_size.resize(static_cast<std::size_t>(out.size()));
     to.score_size.resize(static_cast<std::size_t>(logsumexp.size()));
+    if (query.dtype != DType::float64) {
+        to.score_rounding.resize(to.value_size.size());
+        to.value_rounding.resize(to.value_size.size());
+        to.logsumexp_rounding.resize(to.score_size.size());
+    }
     const double* o = static_cast<const double*>(out.data());
     const double* lse = static_cast<const double*>(logsumexp.data());
     to.out.assign(o, o + out.size());
@@ -280,31 +305,31 @@ Reference reference(const TensorView& query, const TensorView& key, const Tensor
     return to;
 }
 
-Verdict judge(const TensorView& out, const Reference& reference, double weight_error) {
+Verdict judge(const TensorView& out, const Reference& reference, const Allowance& allowance) {
     const Index count = static_cast<Index>(reference.out.size());
     expect_fits(out, count, out.dtype == reference.dtype, "out");
-    return compare(out, elements(out), reference.out, &reference.value_size, reference,
-                   weight_error, 0, count);
+    return compare(out, elements(out), reference.out, &reference.value_size, reference, allowance,
+                   0, count);
 }
 
 Verdict judge_logsumexp(const TensorView& logsumexp, const Reference& reference,
-                        double weight_error) {
+                        const Allowance& allowance) {
     const Index count = static_cast<Index>(reference.logsumexp.size());
     const DType want = reference.dtype == DType::float64 ? DType::float64 : DType::float32;
     expect_fits(logsumexp, count, logsumexp.dtype == want, "logsumexp");
     return compare(logsumexp, elements(logsumexp), reference.logsumexp, nullptr, reference,
-                   weight_error, 0, count);
+                   allowance, 0, count);
 }
 
 std::vector<Verdict> judge_heads(const TensorView& out, const Reference& reference,
-                                 double weight_error) {
+                                 const Allowance& allowance) {
     expect_fits(out, static_cast<Index>(reference.out.size()), out.dtype == reference.dtype, "out");
     const std::vector<double> got = elements(out);
     const Index head = reference.L * reference.Ev;
     std::vector<Verdict> verdicts;
     for (Index h = 0; h < reference.N * reference.Hq; ++h)
         verdicts.push_back(compare(out, got, reference.out, &reference.value_size, reference,
-                                   weight_error, h * head, head));
+                                   allowance, h * head, head));
     return verdicts;
 }
 
@@ -312,6 +337,22 @@ double weight_error_of(const Tier& tier, DType dtype) {
     if (dtype == DType::float16) return tier.accuracy.weight_error_f16;
     if (dtype == DType::bfloat16) return tier.accuracy.weight_error_bf16;
     return tier.accuracy.weight_error;
+}
+
+Allowance::Allowance(const Tier& tier, DType dtype)
+    : weight_error(weight_error_of(tier, dtype)),
+      quantized_scores(tier.accuracy.quantized),
+      quantized_values(tier.accuracy.quantized_values) {}
+
+double Allowance::rounding(const Reference& reference, Index i) const {
+    const std::size_t at = static_cast<std::size_t>(i);
+    return (quantized_scores ? reference.score_rounding.at(at) : 0) +
+           (quantized_values ? reference.value_rounding.at(at) : 0);
+}
+
+double Allowance::logsumexp_rounding(const Reference& reference, Index i) const {
+    const bool quantized = quantized_scores || quantized_values;
+    return quantized ? reference.logsumexp_rounding.at(static_cast<std::size_t>(i)) : 0;
 }
 
 std::string text_of(const Verdict& v) {

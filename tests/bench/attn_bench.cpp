@@ -116,10 +116,8 @@ double check_row(Row& row, const Reference& want) {
     row.problem->run(row.execution());
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     const Tier& tier = *find_tier(row.tier);
-    row.verdict = judge(row.problem->out, want, weight_error_of(tier, row.problem->c.dtype));
-    // A quantized tier has no bound for each element; its own tests judge its heads.
-    const bool right = tier.accuracy.quantized ? row.verdict.cosine >= 0.99 : row.verdict.ok();
-    if (!right)
+    row.verdict = judge(row.problem->out, want, {tier, row.problem->c.dtype});
+    if (!row.verdict.ok())
         throw std::runtime_error(row.tier + " is wrong on " + row.problem->c.name + ": " +
                                  text_of(row.verdict));
     return seconds.count();

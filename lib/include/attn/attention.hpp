@@ -40,6 +40,11 @@ struct Execution {
     void* stream = nullptr;
     /// Threads a CPU tier may use; 0: as many as OpenMP would (OMP_NUM_THREADS).
     int threads = 0;
+    /// Largest relative L2 error of a head, |out - exact| / |exact|, that tiers which round to 8
+    /// bits may make: heads that would exceed it are computed in floating point. Measured on a
+    /// sample of rows, so no guarantee for rows unlike all others. 0: no limit; then `auto` takes
+    /// none of them.
+    double max_relative_error = 0;
     /// If present, (..., Hq, L), float32 (float64 for float64 inputs): natural logarithm of the sum
     /// of exp(score), of scores after scale and mask. -inf for a row that may see no key.
     MutableTensorView logsumexp{};

@@ -27,6 +27,13 @@
 /// In an experiment with half these constants, correct code stayed below 0.71 of the bound, and
 /// each of eight injected bugs exceeded it at least five times, on four kinds of input.
 ///
+/// \par Quantized tiers
+/// Each element of the quantized tensors is off by up to half of its step, which follows from the
+/// inputs (quantize.hpp). A quantized tier is allowed, on top, eight standard deviations of what
+/// that makes of a score and so of the output; if its weights and values are quantized too, half a
+/// step of each. Nothing of it is a free number. How accurate such a tier is, is another question:
+/// see `judge_heads`.
+///
 /// NaN where the reference is not NaN fails, and so does a number where it is NaN. Infinities of
 /// the same sign are equal.
 #pragma once
@@ -56,6 +63,25 @@ struct Reference {
     std::vector<long double> logsumexp;  ///< (N, Hq, L)
     std::vector<double> value_size;      ///< (N, Hq, L, Ev): W
     std::vector<double> score_size;      ///< (N, Hq, L): A
+    // What 8 bits may change; empty for float64.
+    std::vector<double> score_rounding;      ///< (N, Hq, L, Ev): by quantized scores
+    std::vector<double> value_rounding;      ///< (N, Hq, L, Ev): by quantized weights and values
+    std::vector<double> logsumexp_rounding;  ///< (N, Hq, L): by both
+};
+
+/// \brief What a tier may be off besides rounding in its compute type.
+struct Allowance {
+    double weight_error = 0;        ///< \f$ \epsilon_w \f$
+    bool quantized_scores = false;  ///< by the rounding of queries and keys
+    bool quantized_values = false;  ///< by the rounding of weights and values
+    /// \brief Of an exact tier.
+    Allowance(double weight_error_ = 0) : weight_error(weight_error_) {}
+    /// \brief What the tier states for inputs of `dtype`.
+    Allowance(const Tier& tier, DType dtype);
+    /// \brief What rounding to 8 bits may change in element i of `out`.
+    double rounding(const Reference& reference, Index i) const;
+    /// \brief The same for element i of logsumexp.
+    double logsumexp_rounding(const Reference& reference, Index i) const;
 };
 
 /// \brief Computes the reference of host tensors. Costs about three runs of `literal`.
@@ -83,20 +109,20 @@ struct Verdict {
 };
 
 /// \brief Compares `out`, of any strides, with its reference.
-/// \param out           what a tier wrote
-/// \param reference     of the same problem
-/// \param weight_error  the tier's \f$ \epsilon_w \f$, see `weight_error_of`
+/// \param out        what a tier wrote
+/// \param reference  of the same problem
+/// \param allowance  the tier's \f$ \epsilon_w \f$, or all that it states: `{tier, dtype}`
 /// \throws Error `bad_shape` or `bad_dtype` when `out` does not fit the reference.
-Verdict judge(const TensorView& out, const Reference& reference, double weight_error = 0);
+Verdict judge(const TensorView& out, const Reference& reference, const Allowance& allowance = {});
 
 /// \brief Compares logsumexp, float32 or float64, of any strides.
 Verdict judge_logsumexp(const TensorView& logsumexp, const Reference& reference,
-                        double weight_error = 0);
+                        const Allowance& allowance = {});
 
 /// \brief One verdict for each (batch, query head), row-major: quantized tiers are judged by their
 ///        worst head.
 std::vector<Verdict> judge_heads(const TensorView& out, const Reference& reference,
-                                 double weight_error = 0);
+                                 const Allowance& allowance = {});
 
 /// \brief The stated weight error of a tier for inputs of `dtype`.
 double weight_error_of(const Tier& tier, DType dtype);

@@ -48,10 +48,11 @@ struct Problem {
     /// Row i may see key j only if j <= i + diagonal. S without a causal rule, 0 for upper_left,
     /// S - L for lower_right.
     Index diagonal = 0;
-    int threads = 0;               ///< 0: the tier's default
-    void* stream = nullptr;        ///< cudaStream_t
-    DeviceId device = host;        ///< where all tensors live
-    std::span<std::byte> scratch;  ///< at least `Tier::scratch_bytes(problem)`, contents undefined
+    int threads = 0;                ///< 0: the tier's default
+    double max_relative_error = 0;  ///< of quantized tiers; 0: no limit
+    void* stream = nullptr;         ///< cudaStream_t
+    DeviceId device = host;         ///< where all tensors live
+    std::span<std::byte> scratch;   ///< at least `Tier::scratch_bytes(problem)`, contents undefined
 
     /// \brief The key head that a query head reads: groups are contiguous.
     ATTN_HD Index key_head(Index query_head) const { return query_head / (Hq / H); }
@@ -99,12 +100,15 @@ inline constexpr DTypeSet all_floats{DType::float64, DType::float32, DType::floa
 /// \brief What a tier takes. Validation, skipped tests, `attn tiers`, `explain` and the tables of
 ///        limits in the docs all read these fields.
 struct Limits {
-    DTypeSet dtypes{};           ///< of query, key, value and out
-    bool boolean_mask = true;    ///< takes a boolean mask
-    bool additive_mask = true;   ///< takes an additive mask
-    bool causal = true;          ///< takes a causal rule
-    bool grouped_heads = true;   ///< takes Hq > H
-    bool logsumexp = true;       ///< can write the logsumexp
+    DTypeSet dtypes{};          ///< of query, key, value and out
+    bool boolean_mask = true;   ///< takes a boolean mask
+    bool additive_mask = true;  ///< takes an additive mask
+    bool causal = true;         ///< takes a causal rule
+    bool grouped_heads = true;  ///< takes Hq > H
+    bool logsumexp = true;      ///< can write the logsumexp
+    /// Of a quantized tier: the smallest `Execution::max_relative_error` that heads of normal data
+    /// keep; with less, most go to floating point. 0: takes no limit.
+    double error_limit = 0;
     Index max_head_dim = 0;      ///< of E and Ev; 0: any
     const char* requires_ = "";  ///< "sm_90a", "AVX2", ...; empty: nothing special
 };
@@ -112,10 +116,11 @@ struct Limits {
 /// \brief Rounding steps that a tier adds to exact arithmetic in its compute type, relative to the
 ///        weights: the judge widens its bound by `weight_error * sum_j p_j |v_j|`.
 struct Accuracy {
-    double weight_error = 0;       ///< float32 and float64 inputs: fast exp, split operands
-    double weight_error_f16 = 0;   ///< float16 inputs: plus weights rounded to 16 bits
-    double weight_error_bf16 = 0;  ///< bfloat16 inputs
-    bool quantized = false;        ///< judged by the quantized criteria instead
+    double weight_error = 0;        ///< float32 and float64 inputs: fast exp, split operands
+    double weight_error_f16 = 0;    ///< float16 inputs: plus weights rounded to 16 bits
+    double weight_error_bf16 = 0;   ///< bfloat16 inputs
+    bool quantized = false;         ///< scores from 8-bit queries and keys: `Allowance`
+    bool quantized_values = false;  ///< 8-bit weights and values as well
     /// Takes float32 numbers below 2^-126 for 0, in tensors and in between: an absolute error of
     /// that size, for which speed does not depend on the data.
     bool flushes_denormals = false;
