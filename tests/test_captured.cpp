@@ -13,11 +13,13 @@ TEST_CASE("every tier agrees on inputs captured from a real model") {
     const Tensor key = read_npy(folder + "key.npy");
     const Tensor value = read_npy(folder + "value.npy");
     REQUIRE(query.rank() == 4);
-    const Index heads = small_scale() ? 1 : 4;
     for (Causal causal : {Causal::none, Causal::lower_right}) {
         Options options;
         options.causal = causal;
         for (DType dtype : {DType::float16, DType::float32}) {
+            // Heads of a real model differ: all of them once.
+            const bool as_stored = causal == Causal::none && dtype == DType::float16;
+            const Index heads = small_scale() ? 1 : as_stored ? 12 : 4;
             const Tensor q = query.to(dtype), k = key.to(dtype), v = value.to(dtype);
             const auto first = [&](const Tensor& t) { return slice(t.view(), 1, 0, heads); };
             for (const Tier* tier : tiers_under_test()) {

@@ -270,7 +270,6 @@ TEST_CASE("the int8 tiers keep the accuracy they claim on every generator") {
     const Index L = small_scale() ? 128 : 512;
     for (const char* name : {"int8_pv32", "int8"}) {
         const Tier& tier = *find_tier(name);
-        double closest = 0;  // to its bound, of all elements
         for (const Generator& g : generators()) {
             const Qkv x = generate(g.name, {1, 2, 2, L, L, 128, 128}, 5);
             const Reference want = reference(x.query, x.key, x.value);
@@ -280,15 +279,31 @@ TEST_CASE("the int8 tiers keep the accuracy they claim on every generator") {
                 CAPTURE(std::string(name));
                 CHECK_MESSAGE(v.ok(), text_of(v));
                 CHECK(v.relative_l1 <= 0.03);
-                closest = std::max(closest, v.worst_ratio);
                 if (std::string(g.name) != "gauss") continue;
                 CHECK(v.cosine >= 0.9999);
                 CHECK(v.relative_l2 <= 1.3e-2);
             }
         }
-        // The largest of so many errors is beyond four standard deviations, of the eight that are
-        // allowed: the allowance is neither a guess nor generous. (Half steps of weights and values
-        // are allowed as if none cancelled: keys may be equal.)
+    }
+}
+
+TEST_CASE("the int8 tiers come near to what rounding may change") {
+    // The largest of so many errors is beyond four standard deviations, of the eight that are
+    // allowed: the allowance is neither a guess nor generous. (Half steps of weights and values
+    // are allowed as if none cancelled: keys may be equal.) Problems small enough for the judge to
+    // compute covariances, which it otherwise bounds.
+    for (const char* name : {"int8_pv32", "int8"}) {
+        const Tier& tier = *find_tier(name);
+        double closest = 0;  // to its bound, of all elements
+        for (const Generator& g : generators()) {
+            const Qkv x = generate(g.name, {1, 2, 2, 96, 96, 64, 64}, 5);
+            const Output got = run(tier, x.query, x.key, x.value);
+            const Verdict v =
+                judge(got.out.view, reference(x.query, x.key, x.value), {tier, DType::float32});
+            CHECK_MESSAGE(v.ok(), text_of(v));
+            closest = std::max(closest, v.worst_ratio);
+        }
+        CAPTURE(std::string(name));
         CAPTURE(closest);
         CHECK(closest > (tier.accuracy.quantized_values ? 0.2 : 0.4));
     }

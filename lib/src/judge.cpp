@@ -88,6 +88,10 @@ void measure(const TensorView& query, const TensorView& key, const TensorView& v
         const Real m = element(mask, mask_offset(mask, query, n, h, i) + j * step);
         return mask.dtype != DType::boolean ? m : m != 0 ? 0 : minus_inf;
     };
+    // A second, or a bound: see QuantizedHead.
+    const bool exact = static_cast<double>(to.N * to.Hq * to.L) * static_cast<double>(to.S) *
+                           static_cast<double>(E * to.Ev) <=
+                       1e8;
     const auto quantized_head = [&](Index n, Index h) {
         std::vector<char> used(static_cast<std::size_t>(to.S));
         for (Index i = 0; i < to.L; ++i)
@@ -95,7 +99,7 @@ void measure(const TensorView& query, const TensorView& key, const TensorView& v
         const Index key_row = (n * H + h / (to.Hq / H)) * to.S;
         return QuantizedHead(q.data() + (n * to.Hq + h) * to.L * E, k.data() + key_row * E,
                              v.data() + key_row * to.Ev, to.L, to.S, E, to.Ev,
-                             static_cast<double>(scale), used);
+                             static_cast<double>(scale), used, exact);
     };
     std::optional<QuantizedHead> quantized;
 

@@ -19,15 +19,22 @@ namespace attn {
 /// An element of a rounded vector is off by a uniform error within half a step: standard deviation
 /// step / sqrt(12). A score is a sum of many such errors, so it is all but normally distributed,
 /// and `deviations` of its standard deviations are never exceeded by chance.
+///
+/// The errors of the keys are independent. The error d of a query is common to all scores of its
+/// row, and moves the output by d . sum_j p_j (v_j - o) k_j: by the covariance of values and keys
+/// under the row's weights. That costs E Ev operations for every score. Where they are too many,
+/// its bound takes its place: the variance of the values times that of the keys (Cauchy and
+/// Schwarz).
 class QuantizedHead {
   public:
     static constexpr double deviations = 8;
 
     /// \param q     (L, E)   \param k  (S, E)   \param v  (S, Ev)
     /// \param used  (S) keys that some row of the head may see
+    /// \param exact  compute covariances, do not bound them
     QuantizedHead(const double* q, const double* k, const double* v, Index L, Index S, Index E,
-                  Index Ev, double scale, const std::vector<char>& used)
-        : v_(v), S_(S), E_(E), Ev_(Ev), scale_(scale) {
+                  Index Ev, double scale, const std::vector<char>& used, bool exact)
+        : v_(v), S_(S), E_(E), Ev_(Ev), scale_(scale), exact_(exact) {
         std::vector<double> mean(static_cast<std::size_t>(E));
         Index count = 0;
         for (Index j = 0; j < S; ++j) {
@@ -55,14 +62,15 @@ class QuantizedHead {
                  double* score_rounding, double* value_rounding, double& logsumexp_rounding) const {
         const double q_variance = std::pow(queries_.step[i], 2) / 12 * scale_ * scale_;
         std::vector<double> p(weight.size()), variance(weight.size()), largest(value_blocks());
-        double worst = 0, own = 0, missing = 0;
+        double worst = 0, missing = 0, own = 0;
         for (Index j = 0; j < S_; ++j) {
             p[j] = sum > 0 ? static_cast<double>(weight[j] / sum) : 0;
             if (p[j] == 0) continue;
-            variance[j] = score_variance(scale_, queries_.step[i], keys_.step[j], queries_.size[i],
-                                         keys_.size[j], E_);
-            worst = std::max(worst, p[j] > 1e-9 ? variance[j] : 0);
-            own += p[j] * p[j] * (variance[j] - q_variance * keys_.size[j]);
+            const double both = score_variance(scale_, queries_.step[i], keys_.step[j],
+                                               queries_.size[i], keys_.size[j], E_);
+            variance[j] = both - q_variance * keys_.size[j];  // by the key's error
+            worst = std::max(worst, p[j] > 1e-9 ? both : 0);
+            own += p[j] * p[j] * variance[j];
             double& most = largest[static_cast<std::size_t>(j / value_block)];
             most = std::max(most, p[j]);
         }
@@ -70,23 +78,27 @@ class QuantizedHead {
         const double factor = deviations * (1 + 4 * std::sqrt(worst));
         for (Index j = 0; j < S_; ++j)
             if (p[j] != 0) missing += half_weight(largest, j);
-        // The query's error is common to all keys: it moves the logsumexp by its product with the
-        // mean key.
-        logsumexp_rounding = factor * std::sqrt(own + q_variance * common(p)) + missing;
+        // The query's error moves the logsumexp by its product with the mean key.
+        const double mean_key = squared_sum(p, [](Index) { return 1.0; });
+        logsumexp_rounding = factor * std::sqrt(own + q_variance * mean_key) + missing;
 
-        std::vector<double> pull(p.size());  // how far key j pulls the output from where it is
+        double key_variance = -mean_key;
+        for (Index j = 0; j < S_; ++j) key_variance += p[j] * keys_.size[j];
         for (Index c = 0; c < Ev_; ++c) {
-            double spread = 0, weights = 0, values = 0;
+            double spread = 0, value_variance = 0, weights = 0, values = 0;
+            const auto from = [&](Index j) {  // how far value j is from the output
+                return v_[j * Ev_ + c] - static_cast<double>(o[c]);
+            };
             for (Index j = 0; j < S_; ++j) {
-                const double from = p[j] == 0 ? 0 : v_[j * Ev_ + c] - static_cast<double>(o[c]);
-                pull[j] = p[j] * from;
-                spread += pull[j] * pull[j] * variance[j];
                 if (p[j] == 0) continue;
-                weights += half_weight(largest, j) * std::abs(from);
+                const double pull = p[j] * from(j);
+                spread += pull * pull * variance[j];
+                value_variance += pull * from(j);
+                weights += half_weight(largest, j) * std::abs(from(j));
                 values += p[j] * value_step_[j / value_block * Ev_ + c] / 2;
             }
-            // In few dimensions the query's error, common to all keys, does not average out.
-            if (E_ <= 16) spread += q_variance * common(pull);
+            spread += q_variance * (exact_ ? squared_sum(p, from)
+                                           : value_variance * std::max(key_variance, 0.0));
             score_rounding[c] = factor * std::sqrt(spread);
             value_rounding[c] = weights + values;
         }
@@ -128,20 +140,26 @@ class QuantizedHead {
     static double half_weight(const std::vector<double>& largest, Index j) {
         return largest[static_cast<std::size_t>(j / value_block)] / (2 * weight_levels);
     }
-    /// | sum_j w_j k_j |^2
-    double common(const std::vector<double>& w) const {
-        double size = 0;
-        for (Index e = 0; e < E_; ++e) {
-            double sum = 0;
-            for (Index j = 0; j < S_; ++j) sum += w[j] * keys_.at[j * E_ + e];
-            size += sum * sum;
+    /// | sum_j p_j f(j) k_j |^2
+    template <class F>
+    double squared_sum(const std::vector<double>& p, F&& f) const {
+        std::vector<double> sum(static_cast<std::size_t>(E_));
+        for (Index j = 0; j < S_; ++j) {
+            if (p[j] == 0) continue;
+            const double w = p[j] * f(j);
+            const double* const key = keys_.at.data() + j * E_;
+            double* const to = sum.data();
+            for (Index e = 0; e < E_; ++e) to[e] += w * key[e];
         }
+        double size = 0;
+        for (double x : sum) size += x * x;
         return size;
     }
 
     const double* v_;
     Index S_, E_, Ev_;
     double scale_;
+    bool exact_;
     Rows queries_, keys_;
     std::vector<double> value_step_;  ///< (blocks, Ev)
 };
