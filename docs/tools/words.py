@@ -50,6 +50,12 @@ WORDS = {
         "cosine": "cosine", "relative_l1": "relative L1", "relative_l2": "relative L2",
         "largest": "largest error", "times_simd": "times as fast as `simd`",
         "int8_anchors": "Beside it, normal data through others' kernels, (2, 8, 2048, 2048, E):",
+        "without": {name: name for name in (
+            "as it is", "no smoothing", "no rotation", "one step for all tokens", "none of the three",
+            "weights against the row's maximum", "one step for all values",
+            "divided by the sum of the weights before rounding", "a key worth 600 others")},
+        "without_note": "Relative L2 error of the worst head. Bold: the judge refuses it; in brackets the "
+                        "error over its bound.",
         "int8_not_measured": "Not measured here: `python3 tests/bench/record_int8.py {}` makes the record.",
         "bug": "left out or broken", "caught": "caught", "passes": "passes",
     },
@@ -99,6 +105,14 @@ WORDS = {
         "cosine": "余弦", "relative_l1": "相对 L1", "relative_l2": "相对 L2",
         "largest": "最大误差", "times_simd": "相对 `simd` 的倍数",
         "int8_anchors": "作为对照，正态数据经过别人的内核，(2, 8, 2048, 2048, E)：",
+        "without": {
+            "as it is": "原样", "no smoothing": "不平滑", "no rotation": "不旋转",
+            "one step for all tokens": "所有词元共用一个步长", "none of the three": "三样都没有",
+            "weights against the row's maximum": "权重对着整行的最大值",
+            "one step for all values": "所有值共用一个步长",
+            "divided by the sum of the weights before rounding": "除以舍入之前的权重之和",
+            "a key worth 600 others": "一个键抵 600 个"},
+        "without_note": "最差的头的相对 L2 误差。粗体：裁判不接受；括号里是误差与界之比。",
         "int8_not_measured": "本机尚未测量：运行 `python3 tests/bench/record_int8.py {}` 即可生成记录。",
         "bug": "被省略或写错的部分", "caught": "发现", "passes": "漏过",
     },
