@@ -1,7 +1,7 @@
 """What the records say of the 8-bit tiers: docs/measured/int8_*.json, by tests/bench/record_int8.py."""
 import json
 
-from tables import cell, folded, number, rate_text, ratio_text, table, time_text
+from tables import cell, folded, number, rate_text, table, time_text
 
 
 def records(folder, kind):
@@ -77,11 +77,20 @@ def speed(words, folder, tier):
     return text or not_measured(words, "speed")
 
 
+def times(words, folder, tier, L, E):
+    """Times as fast as `simd`, from the first record that holds the shape, without causal rule."""
+    for _, data in records(folder, "int8 speed"):
+        for r in data["rows"]:
+            if (r["tier"], r["shape"][2], r["shape"][4], r["causal"]) == (tier, L, E, False):
+                return f"{r['times_simd']['median']:.3g}"
+    return words["not_measured_inline"]
+
+
 def without(words, rows):
     """Relative L2 error of each input with one idea left out; the judge's word where it objects."""
     def cell_of(verdict):
         error, ratio = f"{number(verdict['relative_l2']):.2g}", number(verdict["ratio"])
-        return error if ratio <= 1 else f"<b>{error}</b> ({ratio_text(ratio)})"
+        return error if ratio <= 1 else f"<b>{error}</b> ({ratio:.3g})"
     header = [words["generator"]] + [words["without"][v["name"]] for v in rows[0]["verdicts"]]
     return (table(header, [[f"`{row['inputs']}`" if " " not in row["inputs"] else words["without"][row["inputs"]]]
                            + [cell_of(v) for v in row["verdicts"]] for row in rows])

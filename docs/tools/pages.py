@@ -335,10 +335,17 @@ class Maker:
         return f"{100 * self.facts['int8']['sink'][f'lost_against_{against}']:.2g} %"
 
     def do_int8_state(self):
-        names = [t["name"] for t in self.facts["tiers"] if t["quantized"] or "int8" in t["name"]]
-        if not names:
+        found = [t for t in self.facts["tiers"] if t["quantized"] or "int8" in t["name"]]
+        if not found:
             return self.words["no_int8"]
-        return self.words["int8_tiers"].format(", ".join(self.link(name) for name in names))
+        text = self.words["int8_tiers"].format(", ".join(self.link(t["name"]) for t in found))
+        if not any(t["device"] == "gpu" for t in found):
+            text += "\n\n" + self.words["no_gpu_int8"]
+        return text
+
+    def do_int8_times(self, name, L, E):
+        """Times as fast as `simd` on one thread, not causal."""
+        return int8.times(self.words, self.root / "docs/measured", name, int(L), int(E))
 
     # ---- directives: measured -------------------------------------------------------------------
 

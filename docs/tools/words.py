@@ -40,6 +40,9 @@ WORDS = {
         "no_int8": "**What is not there yet:** no quantized tier has landed in this tree. When one "
                    "does, its table stands here.",
         "int8_tiers": "The quantized tiers in this tree: {}.",
+        "no_gpu_int8": "**What is not there yet:** a quantized tier for GPUs. On the GPU of the "
+                       "question this library has 16-bit and float32 tiers only, and all figures for "
+                       "INT8 on that GPU are those of others.",
         "time": "times of one shape at three or more lengths", "bars": "GFLOP/s",
         "roofline": "the ceilings of a machine", "crossover": "several tiers on one thread", "threads": "threads", "one_thread": "thread", "spread": "spread (10 % to 90 %)",
         "no_speeds": "In this tree no speed has been recorded yet for {}: such tiers are all taken to be "
@@ -95,6 +98,8 @@ WORDS = {
         "no_notebooks": "本源码树中还没有笔记本。",
         "no_int8": "<b>还没有的：</b> 本源码树中还没有量化的级。等它到来，它的实测表会出现在这里。",
         "int8_tiers": "本源码树中的量化级：{}。",
+        "no_gpu_int8": "<b>还没有的：</b> GPU 上的量化级。在提问者那样的 GPU 上，这个库只有 16 位和 float32 的级；"
+                       "那里所有关于 INT8 的数字都是别人的。",
         "time": "同一形状在三种以上长度下的时间", "bars": "GFLOP/s",
         "roofline": "机器上限", "crossover": "几级的单线程时间", "threads": "线程", "one_thread": "线程", "spread": "离散（10 % 至 90 %）",
         "no_speeds": "本源码树中还没有记录 {} 的速度：这些级都被当作同样慢，相等时最简单的胜出。",
