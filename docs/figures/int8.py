@@ -15,6 +15,10 @@ def beside_a_sink(folder, sink):
     keys = range(len(sink["weight"]))
     figure, axes = plt.subplots(figsize=(7.6, 3.6))
     axes.plot(keys, sink["weight"], ".", markersize=3, color=GREY, label="weight of a key")
+    loud = max(keys, key=lambda j: sink["weight"][j])
+    axes.plot(loud, sink["weight"][loud], "o", markersize=5, color=GREY)
+    axes.annotate(f"key {loud}", (loud, sink["weight"][loud]), xytext=(8, -4),
+                  textcoords="offset points", fontsize=9)
     axes.axhline(sink["row_floor"], color="#d55e00",
                  label=f"lost below, against the row: {sink['lost_against_row']:.0%} of all weight")
     axes.step(keys, sink["block_floor"], where="post", color="#009e73",
