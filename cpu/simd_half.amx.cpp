@@ -140,12 +140,20 @@ void attend_tile_amx(const Problem& p, const SimdTask& task, float* memory) {
     // As in attend_tile: a value that is not finite must not reach rows that may not see it.
     if (!all_finite(p, map, scratch.tile)) visit_keys_amx(p, task, map, scratch, true);
     // An infinity in a visible query or key times the 0 of a second plane is NaN, where the score
-    // may be -infinity: rare, and left to the code that has no planes.
-    bool nan = false;
+    // may be -infinity. Such rows are rare, and computed again by the code that has no planes: they
+    // alone, so that the others have the same bits with and without them.
+    std::uint64_t nan = 0;
     for (Index r = 0; Count > 1 && r < map.rows; ++r)
-        nan = nan || scratch.tile.sum[r] != scratch.tile.sum[r];
-    if (nan) return attend_tile(p, task, memory);
+        nan |= std::uint64_t{scratch.tile.sum[r] != scratch.tile.sum[r]} << r;
     store_tile(p, task, map, scratch.tile);
+    for (Index r = 0; r < task.rows; ++r) {
+        if ((nan >> r & 1) == 0) continue;
+        SimdTask row = task;
+        row.first_row += r;
+        row.rows = 1;
+        if (task.partial != nullptr) row.partial += r * simd_partial_stride(p.Ev);
+        attend_tile(p, row, memory);
+    }
 }
 
 void attend_half_tile(const Problem& p, const SimdTask& task, float* memory) {

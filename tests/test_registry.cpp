@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 
 using namespace attn;
@@ -93,6 +94,24 @@ TEST_CASE("the tiers have a file each and a page as soon as there are pages") {
         CHECK(read(main_file).find("tier_" + name) != std::string::npos);
         if (pages) CHECK(std::filesystem::exists(source / "docs" / ("tier_" + name + ".dox")));
     }
+}
+
+TEST_CASE("the recorded speeds are of this ladder and tell the GPU tiers apart") {
+    std::map<std::string, double> speeds;
+#define ATTN_SPEED(tier, gflops, seconds) \
+    speeds[#tier] = gflops;               \
+    CHECK(seconds >= 0);
+#include "speeds.def"
+#undef ATTN_SPEED
+    for (const auto& [name, gflops] : speeds) {
+        CAPTURE(name);
+        CHECK(find_tier(name) != nullptr);
+        CHECK(gflops > 0);
+    }
+    // Without them auto would take the first tier that can read a GPU's memory: the slowest.
+    CHECK(speeds["cuda_mma"] > speeds["cuda_fused"]);
+    CHECK(speeds["cuda_fused"] > speeds["cuda_simple"]);
+    CHECK(speeds["simd"] > speeds["literal"]);
 }
 
 TEST_CASE("the environment variable ATTN_TIER restricts a run to one tier") {

@@ -50,7 +50,7 @@ int workers(const Tier& tier, const Problem& p) {
 
 std::string number(double x, const char* unit = "") {
     char buffer[32];
-    std::snprintf(buffer, sizeof buffer, "%.3g%s", x, unit);
+    std::snprintf(buffer, sizeof buffer, x < 1000 ? "%.3g%s" : "%.0f%s", x, unit);
     return buffer;
 }
 

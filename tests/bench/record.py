@@ -142,11 +142,20 @@ def fit_speed(rows: list) -> tuple:
     return 1e-9 / b, a
 
 
+def gpu_rows() -> list:
+    """The rows of what `./run gpu` recorded, in the form of ours; a GPU counts as one worker."""
+    return [{"tier": tier, "flops": case["flops"], "threads": 1, "seconds": {"median": time * 1e-6}}
+            for path in sorted((ROOT / "docs" / "measured").glob("gpu_bench_*.json"))
+            for case in json.loads(path.read_text())["cases"]
+            for tier, time in case["microseconds"].items() if tier in ladder()]
+
+
 def update_speeds(record: dict) -> None:
     path = ROOT / "lib" / "speeds.def"
     lines = path.read_text().splitlines()
-    for tier in dict.fromkeys(row["tier"] for row in record["rows"]):
-        rows = [row for row in record["rows"] if row["tier"] == tier]
+    all_rows = record["rows"] + gpu_rows()
+    for tier in sorted(dict.fromkeys(row["tier"] for row in all_rows), key=ladder().index):
+        rows = [row for row in all_rows if row["tier"] == tier]
         gflops, seconds = fit_speed(rows)
         line = f"ATTN_SPEED({tier}, {gflops:.4g}, {seconds:.3g})"
         mark = f"ATTN_SPEED({tier},"
