@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from figures import GREY, save
 
 
-def draw(folder, root):
+def draw(folder, root, facts):
     source = (root / "gpu/cuda_fused.cu").read_text()
     formula = re.search(r"swizzle\(int e, int row\) \{ return (.*?); \}", source)[1]
     swizzle = compile(formula.replace("/", "//"), "cuda_fused.cu", "eval")

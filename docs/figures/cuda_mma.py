@@ -127,6 +127,6 @@ def timelines(folder, root):
     save(figure, folder, "cuda_mma_pipeline")
 
 
-def draw(folder, root):
+def draw(folder, root, facts):
     fragment(folder, root)
     timelines(folder, root)

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 from figures import GREY, save
 
 
-def draw(folder, root):
+def draw(folder, root, facts):
     """Lane n reads float n * E: each square is a sector of 32 bytes, filled where it is used."""
     figure, axes = plt.subplots(figsize=(7.2, 2.6))
     for line, (E, label) in enumerate([(1, "neighbours"), (4, "E = 4"), (64, "E = 64, first 64 "

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from figures import save
 
 
-def draw(folder, root):
+def draw(folder, root, facts):
     """Tasks of one head of tier openmp, numbered in the order in which they are handed out."""
     source = (root / "cpu/openmp.cpp").read_text()
     rows = int(re.search(r"rows_per_task = (\d+)", source)[1])

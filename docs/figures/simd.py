@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from figures import save
 
 
-def draw(folder, root):
+def draw(folder, root, facts):
     """Accumulators, operands and broadcast of tier simd's inner loop, read from its source."""
     source = (root / "cpu/simd_microkernel.hpp").read_text()
     found = re.findall(r"panel_vectors = (\d+);\s*constexpr int tile_rows\(int vectors\) \{\s*"

@@ -76,6 +76,46 @@ def tests_that_do_not_exist():
             if " ".join(name.split()) not in tests]
 
 
+# The headings of a tier's page, in this order; more may stand between the code and the measurements.
+HEADINGS = {
+    "": ["The idea in three sentences", "The formula", "A picture: |Pictures: ", "The code",
+         "What was measured", "What if we leave it out?", "Pitfalls", "Limits", "Exercises", "Sources"],
+    "zh": ["三句话说清想法", "公式", "一幅图：|图：", "代码", "实测", "去掉它会怎样？", "陷阱", "限制", "练习",
+           "出处"]}
+
+
+def headings_out_of_order():
+    bad = []
+    for language, wanted in HEADINGS.items():
+        for path in sorted((DOCS / language).glob("tier_*.dox")):
+            found = re.findall(r"(?m)^## (.*)$", path.read_text())
+            names = [next((w for w in wanted if h == w or "|" in w and h.startswith(tuple(w.split("|")))),
+                          None) for h in found]
+            code, measured = wanted[3], wanted[4]
+            extra = [h for n, h in enumerate(found) if names[n] is None
+                     and not (code in names[:n] and measured in names[n:])]
+            kept = [name for name in names if name is not None]
+            if kept != wanted or extra:
+                first = next((w for w, k in zip(wanted, [*kept, *[None] * len(wanted)]) if w != k),
+                             (extra or kept)[-1])
+                bad.append(f"{path.relative_to(DOCS.parent)}: its headings are not those of a tier's "
+                           f"page, in their order: see '{first}'")
+    return bad
+
+
+def pitfalls_without_test():
+    """Each pitfall names the test or exercise that guards it, or says that only a clock sees it."""
+    bad = []
+    for language, wanted in HEADINGS.items():
+        for path in sorted((DOCS / language).glob("tier_*.dox")):
+            part = path.read_text().partition(f"## {wanted[6]}\n")[2].partition("\n## ")[0]
+            for item in re.split(r"(?m)^- ", part)[1:]:
+                if not re.search(r"\{\{test |[Ee]xercise|clock|练习|时钟", item):
+                    bad.append(f"{path.relative_to(DOCS.parent)}: a pitfall without a test: "
+                               f"{item.split(chr(10))[0][:60]}")
+    return bad
+
+
 class Links(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
@@ -122,7 +162,7 @@ def main():
         bad = broken_links(arguments.site)
     else:
         bad = (typed_numbers() + one_language() + tiers_without_page()
-               + tests_that_do_not_exist())
+               + tests_that_do_not_exist() + headings_out_of_order() + pitfalls_without_test())
     for line in bad:
         print(f"docs: {line}", file=sys.stderr)
     sys.exit(1 if bad else 0)

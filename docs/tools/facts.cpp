@@ -3,6 +3,7 @@
 /// errors
 ///        under the judge, the order of accesses, a worked example. Pages and figures are made from
 ///        it, so that no page can disagree with the library.
+#include "int8_facts.hpp"
 #include "trace.hpp"
 
 #include <attn/attn.hpp>
@@ -206,6 +207,7 @@ int main() try {
                           {"online", trace(docs::trace_online(160))}}},
                         {"running_state", running_state()},
                         {"worked_example", worked_example()},
+                        {"int8", docs::int8_facts(ATTN_SOURCE_DIR "/tests/data")},
                         {"explained", explained()}};
     std::puts(facts.dump(1).c_str());
 } catch (const std::exception& error) {

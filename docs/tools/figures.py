@@ -174,6 +174,6 @@ def draw(folder, facts, measured, language):
     running_state(folder, facts)
     for script in sorted((root / "figures").glob("*.py")):  # figures of one tier's page
         if f"tier_{script.stem}" in pages and script.stem in {t["name"] for t in facts["tiers"]}:
-            runpy.run_path(str(script))["draw"](folder, root.parent)
+            runpy.run_path(str(script))["draw"](folder, root.parent, facts)
     memory(folder, facts)
     errors(folder, facts)

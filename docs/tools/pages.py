@@ -305,17 +305,56 @@ class Maker:
     def do_int8_speed(self, name):
         return int8.speed(self.words, self.root / "docs/measured", name)
 
+    def do_int8_plot(self, kind, name):
+        return int8.plots(self.words, self.root / "docs/measured", kind, name)
+
+    def do_int8_without(self, what):
+        """Errors with an idea left out: `scores` or `values`, computed by docs_facts."""
+        return int8.without(self.words, self.facts["int8"][f"without_{what}"])
+
+    def do_int8_error(self, what, inputs, *name):
+        return f"{self.int8_number(what, inputs, name, 'relative_l2'):.2g}"
+
+    def do_int8_ratio(self, what, inputs, *name):
+        """The judge's error / bound."""
+        return tables.ratio_text(self.int8_number(what, inputs, name, "ratio"))
+
+    def int8_number(self, what, inputs, name, key):
+        rows = self.facts["int8"][f"without_{what}"]
+        return int8.without_number(rows, inputs.replace("_", " ") if inputs.startswith("a_") else inputs,
+                                   " ".join(name), key)
+
+    def do_int8_step(self, inputs, stage):
+        """Stage 0, 1 or 2 of the key of the picture: the step that it would be rounded with."""
+        rows = self.facts["int8"]["key_rows"]
+        steps = next(row["stages"] for row in rows if row["inputs"] == inputs)
+        return f"{steps[int(stage)]['step']:.3g}"
+
+    def do_int8_lost(self, against):
+        """The share of a row's weight that rounding loses beside a sink."""
+        return f"{100 * self.facts['int8']['sink'][f'lost_against_{against}']:.2g} %"
+
     def do_int8_state(self):
-        names = [t["name"] for t in self.facts["tiers"] if t["quantized"] or "int8" in t["name"]]
-        if not names:
+        found = [t for t in self.facts["tiers"] if t["quantized"] or "int8" in t["name"]]
+        if not found:
             return self.words["no_int8"]
-        return self.words["int8_tiers"].format(", ".join(self.link(name) for name in names))
+        text = self.words["int8_tiers"].format(", ".join(self.link(t["name"]) for t in found))
+        if not any(t["device"] == "gpu" for t in found):
+            text += "\n\n" + self.words["no_gpu_int8"]
+        return text
+
+    def do_int8_times(self, name, L, E):
+        """Times as fast as `simd` on one thread, not causal."""
+        return int8.times(self.words, self.root / "docs/measured", name, int(L), int(E))
 
     # ---- directives: measured -------------------------------------------------------------------
 
     def do_measured(self, name):
-        self.tier(name)
-        return tables.measured(self.words, self.measured, name, self.tier(name)["builds_on"])
+        base = self.tier(name)["builds_on"]
+        if not any(row["tier"] == name for record in self.measured for row in record.rows):
+            if int8.measured(self.root / "docs/measured", name):
+                return ""  # in records of another form: {{int8_speed}}
+        return tables.measured(self.words, self.measured, name, base)
 
     def do_plot(self, kind, name=""):
         """A figure made from records; a sentence where there is no record for it."""

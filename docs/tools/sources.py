@@ -16,8 +16,15 @@ def tests_of(root):
 
 
 def files_of(root, name):
-    """Its main file first. cuda_int8_hopper.cu is not a file of cuda_int8."""
+    """Its main file first. int8_pv32.cpp is not a file of int8, but int8_dot.hpp is one of both."""
     longer = [other for other in names(root) if other != name and other.startswith(name)]
+    if family := max((o for o in names(root) if name.startswith(o + "_")), key=len, default=None):
+        shared = [path for path in files_of(root, family) if path.stem != family]
+        return [*own_files(root, name, longer), *shared]
+    return own_files(root, name, longer)
+
+
+def own_files(root, name, longer):
     found = []
     for folder in ("cpu", "gpu"):
         for path in sorted((root / folder).glob(f"{name}*")):
@@ -29,10 +36,24 @@ def files_of(root, name):
                                            path.name))
 
 
-def code_of(root, name):
+def included(root, name, base):
+    """The files of tier `base` that tier `name` takes over by including them."""
+    theirs = {path.name: path for path in files_of(root, base)}
+    found, todo = [], files_of(root, name)
+    while todo:
+        for header in re.findall(r'#include "([^"]+)"', todo.pop().read_text()):
+            if header in theirs and theirs[header] not in found:
+                found.append(theirs[header])
+                todo.append(theirs[header])
+    return found
+
+
+def code_of(root, name, without=()):
     """All lines of a tier's files, without comments, markers and blank lines."""
     lines = []
     for path in files_of(root, name):
+        if path in without:
+            continue
         for line in path.read_text().split("\n"):
             line = re.sub(r"//.*", "", line).rstrip()
             if line.strip():

@@ -4,7 +4,7 @@ import html
 import json
 import math
 
-from sources import code_of
+from sources import code_of, included
 
 
 def table(header, rows):
@@ -122,7 +122,8 @@ def explained(words, list_):
 def diff(words, root, name, base):
     if base == "nothing":
         return ""
-    old, new = code_of(root, base), code_of(root, name)
+    shared = included(root, name, base)
+    old, new = code_of(root, base, shared), code_of(root, name, shared)
     lines = list(difflib.unified_diff(old, new, base, name, n=2, lineterm=""))[2:]
     added = sum(line.startswith("+") for line in lines)
     removed = sum(line.startswith("-") for line in lines)

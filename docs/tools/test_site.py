@@ -91,6 +91,13 @@ def main():
            "looks measured")
     broken("a test that does not exist is refused", "docs/tier_mine.dox",
            lambda t: t.replace("{{test every tier agrees", "{{test no tier agrees"), "no test")
+    broken("a page without a heading is refused", "docs/tier_mine.dox",
+           lambda t: t.replace("## Pitfalls\n", ""), "see 'Pitfalls'")
+    broken("headings in another order are refused", "docs/zh/tier_mine.dox",
+           lambda t: t.replace("## 限制\n", "## 公式\n"), "in their order")
+    broken("a pitfall without a test is refused", "docs/tier_mine.dox",
+           lambda t: t.replace("## Pitfalls\n", "## Pitfalls\n\n- **Careless.** No more.\n"),
+           "a pitfall without a test")
     broken("an exercise without its Chinese task is refused", "docs/exercises/mine_1/task.zh.md", None,
            "task.zh.md is missing")
 

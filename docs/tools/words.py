@@ -40,6 +40,9 @@ WORDS = {
         "no_int8": "**What is not there yet:** no quantized tier has landed in this tree. When one "
                    "does, its table stands here.",
         "int8_tiers": "The quantized tiers in this tree: {}.",
+        "no_gpu_int8": "**What is not there yet:** a quantized tier for GPUs. On the GPU of the "
+                       "question this library has 16-bit and float32 tiers only, and all figures for "
+                       "INT8 on that GPU are those of others.",
         "time": "times of one shape at three or more lengths", "bars": "GFLOP/s",
         "roofline": "the ceilings of a machine", "crossover": "several tiers on one thread", "threads": "threads", "one_thread": "thread", "spread": "spread (10 % to 90 %)",
         "no_speeds": "In this tree no speed has been recorded yet for {}: such tiers are all taken to be "
@@ -50,6 +53,12 @@ WORDS = {
         "cosine": "cosine", "relative_l1": "relative L1", "relative_l2": "relative L2",
         "largest": "largest error", "times_simd": "times as fast as `simd`",
         "int8_anchors": "Beside it, normal data through others' kernels, (2, 8, 2048, 2048, E):",
+        "without": {name: name for name in (
+            "as it is", "no smoothing", "no rotation", "one step for all tokens", "none of the three",
+            "weights against the row's maximum", "one step for all values",
+            "divided by the sum of the weights before rounding", "a key worth 600 others")},
+        "without_note": "Relative L2 error of the worst head. Bold: the judge refuses it; in brackets the "
+                        "error over its bound.",
         "int8_not_measured": "Not measured here: `python3 tests/bench/record_int8.py {}` makes the record.",
         "bug": "left out or broken", "caught": "caught", "passes": "passes",
     },
@@ -89,6 +98,8 @@ WORDS = {
         "no_notebooks": "本源码树中还没有笔记本。",
         "no_int8": "<b>还没有的：</b> 本源码树中还没有量化的级。等它到来，它的实测表会出现在这里。",
         "int8_tiers": "本源码树中的量化级：{}。",
+        "no_gpu_int8": "<b>还没有的：</b> GPU 上的量化级。在提问者那样的 GPU 上，这个库只有 16 位和 float32 的级；"
+                       "那里所有关于 INT8 的数字都是别人的。",
         "time": "同一形状在三种以上长度下的时间", "bars": "GFLOP/s",
         "roofline": "机器上限", "crossover": "几级的单线程时间", "threads": "线程", "one_thread": "线程", "spread": "离散（10 % 至 90 %）",
         "no_speeds": "本源码树中还没有记录 {} 的速度：这些级都被当作同样慢，相等时最简单的胜出。",
@@ -99,6 +110,14 @@ WORDS = {
         "cosine": "余弦", "relative_l1": "相对 L1", "relative_l2": "相对 L2",
         "largest": "最大误差", "times_simd": "相对 `simd` 的倍数",
         "int8_anchors": "作为对照，正态数据经过别人的内核，(2, 8, 2048, 2048, E)：",
+        "without": {
+            "as it is": "原样", "no smoothing": "不平滑", "no rotation": "不旋转",
+            "one step for all tokens": "所有词元共用一个步长", "none of the three": "三样都没有",
+            "weights against the row's maximum": "权重对着整行的最大值",
+            "one step for all values": "所有值共用一个步长",
+            "divided by the sum of the weights before rounding": "除以舍入之前的权重之和",
+            "a key worth 600 others": "一个键抵 600 个"},
+        "without_note": "最差的头的相对 L2 误差。粗体：裁判不接受；括号里是误差与界之比。",
         "int8_not_measured": "本机尚未测量：运行 `python3 tests/bench/record_int8.py {}` 即可生成记录。",
         "bug": "被省略或写错的部分", "caught": "发现", "passes": "漏过",
     },
