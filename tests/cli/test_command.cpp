@@ -415,16 +415,16 @@ TEST_CASE("the command leaves judging to the Python module and says when it is n
           "-m attention_ladder judge tier:online --arrays numpy --dtype float16 "
           "--property formula --case L=2,S=3 --case L=3,S=3 --html r.html --json -\n");
     CHECK(asked.status == 1);  // as the judge says it
-    for (const auto& [line, said] :
+    for (const auto& mistake :
          {std::pair{python + "onlin", "there is no tier 'onlin'"},
           {python + "auto", "auto is a choice"},
           {python + "online --dtype int8", "--dtype"},
           {std::string("ATTN_PYTHON=./none \"$attn\" judge online"), "pip install"},
           {std::string("ATTN_PYTHON=false \"$attn\" judge online"), "pip install"}}) {
-        CAPTURE(line);
-        const Result wrong = folder.shell(line);
+        CAPTURE(mistake.first);
+        const Result wrong = folder.shell(mistake.first);
         CHECK(wrong.status == 2);
-        CHECK_MESSAGE(holds(wrong.err, said), wrong.err);
+        CHECK_MESSAGE(holds(wrong.err, mistake.second), wrong.err);
         CHECK(wrong.out.empty());
     }
 }
