@@ -98,9 +98,10 @@ TEST_CASE("the tiers have a file each and a page as soon as there are pages") {
 
 TEST_CASE("the recorded speeds are of this ladder and tell the GPU tiers apart") {
     std::map<std::string, double> speeds;
-#define ATTN_SPEED(tier, gflops, seconds) \
-    speeds[#tier] = gflops;               \
-    CHECK(seconds >= 0);
+#define ATTN_SPEED(tier, gflops, seconds, nanoseconds) \
+    speeds[#tier] = gflops;                            \
+    CHECK(seconds >= 0);                               \
+    CHECK(nanoseconds >= 0);
 #include "speeds.def"
 #undef ATTN_SPEED
     for (const auto& speed : speeds) {
@@ -112,6 +113,21 @@ TEST_CASE("the recorded speeds are of this ladder and tell the GPU tiers apart")
     CHECK(speeds["cuda_mma"] > speeds["cuda_fused"]);
     CHECK(speeds["cuda_fused"] > speeds["cuda_simple"]);
     CHECK(speeds["simd"] > speeds["literal"]);
+}
+
+TEST_CASE("the choice of auto rounds to 8 bits only where that was recorded as faster") {
+    const auto chosen = [](Index Hq, Index H, Index L, Index S, double max_relative_error) {
+        const Tensor query({1, Hq, L, 128}), key({1, H, S, 128});
+        Tensor out({1, Hq, L, 128});
+        Execution execution;
+        execution.threads = 1;
+        execution.max_relative_error = max_relative_error;
+        return explain(query, key, key, out, {}, execution).tier;
+    };
+    CHECK(chosen(8, 8, 1024, 1024, 0.05) == "int8");
+    CHECK(chosen(8, 8, 1024, 1024, 0) == "simd");
+    // All keys and values would become integers for one query.
+    CHECK(chosen(32, 8, 1, 4096, 0.05) == "simd");
 }
 
 TEST_CASE("the environment variable ATTN_TIER restricts a run to one tier") {

@@ -147,26 +147,32 @@ def roofline(folder, facts, record, file, name):
 
 def crossover(folder, facts, record, file, name):
     """Who is fastest at how much work: what `auto` believes as lines, what was measured as dots."""
-    speeds = {who: (float(speed) * 1e9, float(call)) for who, speed, call in
-              re.findall(r"(?m)^ATTN_SPEED\((\w+), ([\d.e+-]+), ([\d.e+-]+)\)",
-                         (figures.ROOT / "lib/speeds.def").read_text())}
-    one = [r for r in record.rows if r["threads"] == 1 and r["dtype"] == "float32"
-           and r["tier"] in speeds]
+    one = [r for r in record.rows if r["threads"] == 1 and r["dtype"] == "float32"]
+    speeds = {who: tuple(map(float, numbers.split(", "))) for who, numbers in
+              re.findall(r"(?m)^ATTN_SPEED\((\w+), ([^)]*)\)",
+                         (figures.ROOT / "lib/speeds.def").read_text())
+              if any(r["tier"] == who for r in one)}
+    one = [r for r in one if r["tier"] in speeds]
+
+    def estimate(who, flops):  # of one head with L = S and E = 64: 4 * 64 L^2 flops, 128 L numbers
+        gflops, call, nanoseconds = speeds[who]
+        return call + 1e-9 * (flops / gflops + 128 * (flops / 256) ** 0.5 * nanoseconds)
+
     fastest = {}
     for row in one:
         fastest[row["case"]] = min(fastest.get(row["case"], row["seconds"]), row["seconds"])
     grid = [10 ** (3 + n / 20) for n in range(141)]
-    least = [min(call + x / speed for speed, call in speeds.values()) for x in grid]
+    least = [min(estimate(who, x) for who in speeds) for x in grid]
     figure, axes = plt.subplots(figsize=(7.2, 3.8))
-    for who, (speed, call) in speeds.items():
-        axes.plot(grid, [(call + x / speed) / best for x, best in zip(grid, least)],
+    for who in speeds:
+        axes.plot(grid, [estimate(who, x) / best for x, best in zip(grid, least)],
                   color=colour(facts, who), label=who)
         dots = [(r["flops"], r["seconds"] / fastest[r["case"]]) for r in one if r["tier"] == who]
         if dots:
             axes.plot(*zip(*dots), "o", markersize=4, color=colour(facts, who))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("flops of a call, one thread")
+    axes.set_xlabel("flops of a call, one thread (lines: one head, L = S, E = 64)")
     axes.set_ylabel("time / time of the fastest")
     axes.set_title("lines: what auto estimates; dots: what was measured")
     legend_beside(axes)

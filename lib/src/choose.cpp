@@ -5,7 +5,7 @@
 /// A tier is able if it can run here, its limits take the problem, it works where the tensors live,
 /// and its working memory is bearable. Among the able ones the smallest estimated time wins:
 ///
-///     seconds = seconds per call + flops / (speed x workers)
+///     seconds = seconds per call + (flops / speed + numbers of K and V x time for each) / workers
 ///
 /// with the speeds of lib/speeds.def. They come from one machine; on another the estimates are off
 /// but their order is mostly kept.
@@ -23,15 +23,16 @@ namespace {
 
 struct Speed {
     std::string_view tier;
-    double gflops;   // per worker
-    double seconds;  // per call
+    double gflops;       // per worker
+    double seconds;      // per call
+    double nanoseconds;  // per number of K and V: they are read, copied or quantized
 };
 
 constexpr Speed speeds[] = {
-#define ATTN_SPEED(tier, gflops, seconds) {#tier, gflops, seconds},
+#define ATTN_SPEED(tier, gflops, seconds, nanoseconds) {#tier, gflops, seconds, nanoseconds},
 #include "speeds.def"
 #undef ATTN_SPEED
-    {"", 1.0, 0.0},  // any tier that has not been measured yet
+    {"", 1.0, 0.0, 0.0},  // any tier that has not been measured yet
 };
 
 const Speed& speed_of(std::string_view tier) {
@@ -81,8 +82,11 @@ Candidate consider(const Tier& tier, const Problem& problem, std::size_t caller_
     candidate.able = true;
     candidate.scratch_bytes = tier.scratch_bytes(problem);
     const Speed& speed = speed_of(tier.name);
-    candidate.estimated_seconds =
-        speed.seconds + problem.flops() / (speed.gflops * 1e9 * workers(tier, problem));
+    const double numbers = static_cast<double>(problem.B * problem.H) *
+                           static_cast<double>(problem.S) *
+                           static_cast<double>(problem.E + problem.Ev);
+    const double work = problem.flops() / speed.gflops + numbers * speed.nanoseconds;
+    candidate.estimated_seconds = speed.seconds + work * 1e-9 / workers(tier, problem);
     if (tier.device == DeviceKind::gpu && problem.device == host)
         candidate.reason = "the tensors are on the host: ask for it by name to copy them";
     else if (const std::string why = why_not_rounded(tier, problem.max_relative_error);

@@ -124,27 +124,28 @@ def show(rows: list) -> None:
 
 
 def fit_speed(rows: list) -> tuple:
-    """seconds = a + b * flops / threads with the smallest relative errors, a >= 0.
-    Returns GFLOP/s per thread, and seconds per call."""
-    work = [row["flops"] / row["threads"] for row in rows]
-    time = [row["seconds"]["median"] for row in rows]
-    # Least squares of (a + b w - t) / t: the normal equations of the columns 1/t and w/t.
-    aa = sum(1 / t**2 for t in time)
-    ab = sum(w / t**2 for w, t in zip(work, time))
-    bb = sum(w * w / t**2 for w, t in zip(work, time))
-    a_right = sum(1 / t for t in time)
-    b_right = sum(w / t for w, t in zip(work, time))
-    determinant = aa * bb - ab * ab
-    a = (a_right * bb - b_right * ab) / determinant if determinant > 1e-12 * aa * bb else 0.0
-    if not a >= 0:
-        a = 0.0
-    b = (b_right - a * ab) / bb
-    return 1e-9 / b, a
+    """seconds = a + (b * flops + c * numbers of K and V) / threads, none below 0, with the smallest
+    relative errors. Returns GFLOP/s per thread, seconds per call and nanoseconds per number."""
+    columns = [], [], []  # of a, b and c, over the time: all should add up to 1
+    for row in rows:
+        time = row["seconds"]["median"]
+        size = row["sizes"]
+        numbers = size["B"] * size["H"] * size["S"] * (size["E"] + size.get("Ev", size["E"]))
+        for column, x in zip(columns, (1, row["flops"] / row["threads"], numbers / row["threads"])):
+            column.append(x / time)
+    fit = [0.0, 0.0, 0.0]
+    for _ in range(20000):  # coordinate descent: each in turn as large as is best, but not negative
+        for k, column in enumerate(columns):
+            rest = [1 - sum(f * other[n] for i, (f, other) in enumerate(zip(fit, columns)) if i != k)
+                    for n in range(len(rows))]
+            fit[k] = max(0.0, sum(x * y for x, y in zip(column, rest)) / sum(x * x for x in column))
+    return 1e-9 / max(fit[1], 1e-18), fit[0], 1e9 * fit[2]
 
 
 def gpu_rows() -> list:
     """The rows of what `./run gpu` recorded, in the form of ours; a GPU counts as one worker."""
-    return [{"tier": tier, "flops": case["flops"], "threads": 1, "seconds": {"median": time * 1e-6}}
+    return [{"tier": tier, "flops": case["flops"], "threads": 1, "sizes": case,
+             "seconds": {"median": time * 1e-6}}
             for path in sorted((ROOT / "docs" / "measured").glob("gpu_bench_*.json"))
             for case in json.loads(path.read_text())["cases"]
             for tier, time in case["microseconds"].items() if tier in ladder()]
@@ -156,8 +157,8 @@ def update_speeds(record: dict) -> None:
     all_rows = record["rows"] + gpu_rows()
     for tier in sorted(dict.fromkeys(row["tier"] for row in all_rows), key=ladder().index):
         rows = [row for row in all_rows if row["tier"] == tier]
-        gflops, seconds = fit_speed(rows)
-        line = f"ATTN_SPEED({tier}, {gflops:.4g}, {seconds:.3g})"
+        gflops, seconds, nanoseconds = fit_speed(rows)
+        line = f"ATTN_SPEED({tier}, {gflops:.4g}, {seconds:.3g}, {nanoseconds:.3g})"
         mark = f"ATTN_SPEED({tier},"
         at = next((i for i, old in enumerate(lines) if old.startswith(mark)), None)
         if at is None:
