@@ -1,7 +1,6 @@
 /// \file
-/// \brief bfloat16 and float16 on the matrix tiles of AMX: what the tier `simd` runs for them where
-/// the
-///        machine has these. Everything but the two products is the code of the other instruction
+/// \brief bfloat16 and float16 on the matrix tiles of AMX, where the machine has them: a part of
+///        the tier `simd`. Everything but the two products is the code of the other instruction
 ///        sets: scores, softmax and sums stay in float32, one query in each lane.
 ///
 /// A bfloat16 problem rounds its weights to bfloat16, which costs up to 2^-8 of them. A float16

@@ -102,8 +102,7 @@ struct Quantizer {
 // [quantizer]
 
 /// \brief Keys whose values share a step for each channel, and whose weights are rounded against
-/// the
-///        largest among them: a key that outshines all others costs only its own block small
+///        the largest among them: a key that outshines all others costs only its own block small
 ///        weights.
 inline constexpr Index value_block = 64;
 
