@@ -102,7 +102,7 @@ struct Plan {
             partial = take(Saturating{gpu::split_partial_size(p)} * Saturating{sizeof(float)});
         else if (!float32)
             plan_mask(p);
-        if (!split && !float32 && gpu::can_hide(p)) {
+        if (float32 || (!split && gpu::can_hide(p))) {
             const Index rows = gpu::main_tile_rows(p);
             again = take(counted(p.B) * counted(p.Hq) * counted((p.L + rows - 1) / rows));
         }

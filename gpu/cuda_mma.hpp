@@ -59,8 +59,8 @@ struct MmaProblem {
     const std::uint8_t* tile_class = nullptr;  ///< (.., ceil(L / 64), ceil(S / 64)), see TileClass
     Strides class_stride;
 
-    /// (B, Hq, query tiles) set by the main kernel: blocks for the second pass. Null where nothing
-    /// can be hidden, and so no second pass is queued.
+    /// (B, Hq, query tiles) set by the main and the float32 kernel: blocks for the second pass.
+    /// Null where the main kernel needs none: where nothing can be hidden.
     std::uint8_t* again = nullptr;
 
     int query_tiles = 0;  ///< per head
@@ -75,7 +75,7 @@ inline constexpr int class_tile = 64;
 __host__ __device__ inline bool can_hide(const Problem& p) {
     return p.mask_kind != MaskKind::none || p.diagonal < p.S;
 }
-/// \brief Query rows of a block of the main kernel.
+/// \brief Query rows of a block of the main and the float32 kernel.
 inline Index main_tile_rows(const Problem& p) { return p.E > 128 || p.Ev > 128 ? 64 : 128; }
 
 /// \brief Queues the main kernel, and its second pass where `again` is set. HeadDim >= E, Ev is
