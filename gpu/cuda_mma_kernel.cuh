@@ -129,13 +129,17 @@ struct MaskTile {
             for (int half = 0; half < 2; ++half) {
                 const int row = warp * Shape::warp_rows + m * 16 + half * 8 + g;
                 if constexpr (masking == Masking::bits) {
+                    std::uint32_t word = 0;  // of 32 keys; bit 0 is this lane's first
 #pragma unroll
                     for (int n = 0; n < Shape::Keys / 8; ++n) {
-                        const std::uint32_t word = *reinterpret_cast<const std::uint32_t*>(
-                            tile + row * row_bytes + n / 4 * 4);
-                        const std::uint32_t pair_bits = word >> (8 * (n % 4) + 2 * t);
-                        if ((pair_bits & 1) == 0) score[m][n][2 * half] = -CUDART_INF_F;
-                        if ((pair_bits & 2) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
+                        if (n % 4 == 0)
+                            word = *reinterpret_cast<const std::uint32_t*>(tile + row * row_bytes +
+                                                                           n) >>
+                                   (2 * t);
+                        // Tests of constant bits: several fit one instruction.
+                        const std::uint32_t first = 1u << (8 * (n % 4));
+                        if ((word & first) == 0) score[m][n][2 * half] = -CUDART_INF_F;
+                        if ((word & 2 * first) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
                     }
                 } else if constexpr (dense) {
 #pragma unroll
