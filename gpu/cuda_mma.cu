@@ -81,6 +81,7 @@ struct Plan {
     Piece mask, classes;      // packed copy or bits
     Strides mask_stride, class_stride;
     Piece partial;
+    Piece again;  // marks for the second pass
     std::size_t bytes = 0;
 
     explicit Plan(const Problem& p) {
@@ -101,6 +102,10 @@ struct Plan {
             partial = take(Saturating{gpu::split_partial_size(p)} * Saturating{sizeof(float)});
         else if (!float32)
             plan_mask(p);
+        if (float32 || (!split && gpu::can_hide(p))) {
+            const Index rows = gpu::main_tile_rows(p);
+            again = take(counted(p.B) * counted(p.Hq) * counted((p.L + rows - 1) / rows));
+        }
     }
 
   private:
@@ -186,6 +191,8 @@ void run_on_device(const Problem& p) {
     } else if (plan.mask.used()) {
         gpu::pack_rows(p.mask, at(plan.mask), plan.mask_stride, round_up(p.S, 8), stream);
     }
+
+    if (plan.again.used()) mma.again = reinterpret_cast<std::uint8_t*>(at(plan.again));
 
     if (plan.float32) return gpu::launch_float32(mma, stream);
     auto* partial = reinterpret_cast<float*>(at(plan.partial));

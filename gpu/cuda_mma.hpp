@@ -59,6 +59,10 @@ struct MmaProblem {
     const std::uint8_t* tile_class = nullptr;  ///< (.., ceil(L / 64), ceil(S / 64)), see TileClass
     Strides class_stride;
 
+    /// (B, Hq, query tiles) set by the main and the float32 kernel: blocks for the second pass.
+    /// Null where the main kernel needs none: where nothing can be hidden.
+    std::uint8_t* again = nullptr;
+
     int query_tiles = 0;  ///< per head
     int splits = 1;       ///< split kernel: parts of the keys
 };
@@ -67,7 +71,15 @@ struct MmaProblem {
 enum TileClass : std::uint8_t { some_visible = 1, some_hidden = 2 };
 inline constexpr int class_tile = 64;
 
-/// \brief Queues the main kernel. HeadDim >= E, Ev is chosen inside.
+/// \brief Can a mask or a causal rule hide a key?
+__host__ __device__ inline bool can_hide(const Problem& p) {
+    return p.mask_kind != MaskKind::none || p.diagonal < p.S;
+}
+/// \brief Query rows of a block of the main and the float32 kernel.
+inline Index main_tile_rows(const Problem& p) { return p.E > 128 || p.Ev > 128 ? 64 : 128; }
+
+/// \brief Queues the main kernel, and its second pass where `again` is set. HeadDim >= E, Ev is
+///        chosen inside.
 template <class T>
 void launch_mma(const MmaProblem& p, Masking masking, cudaStream_t stream);
 /// \brief Any kernel of the family, for `probe`.

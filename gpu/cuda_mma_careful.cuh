@@ -159,9 +159,4 @@ __device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, 
         as<float, 3>(p.logsumexp)(b, h, i) = row.logsumexp();
 }
 
-/// \brief Can a mask or a causal rule hide a key?
-__device__ inline bool can_hide(const Problem& p) {
-    return p.mask_kind != MaskKind::none || p.diagonal < p.S;
-}
-
 }  // namespace attn::gpu

@@ -22,6 +22,8 @@
 #include "cuda_mma_tile.cuh"
 #include "device.hpp"
 
+#include <type_traits>
+
 namespace attn::gpu {
 namespace {
 
@@ -297,17 +299,18 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
     return finite;
 }
 
-/// Not inlined: the registers of the first time are not to know of the second.
-template <class Shape, bool masked>
-__device__ __noinline__ void attend_again(const MmaProblem& p, Index first_block) {
-    attend<Shape, masked, true>(p, first_block);
-}
-
 template <class Shape, bool masked>
 __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     float32_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
-    const bool finite = attend<Shape, masked, false>(p, first_block);
-    if (__syncthreads_or(!finite)) attend_again<Shape, masked>(p, first_block);
+    const bool again = __syncthreads_or(!attend<Shape, masked, false>(p, first_block));
+    if (threadIdx.x == 0) p.again[first_block + blockIdx.x] = again;
+}
+
+/// A kernel of its own, queued behind the first: a call in that one would cost it registers.
+template <class Shape, bool masked>
+__global__ void __launch_bounds__(Shape::threads)
+    float32_again_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
+    if (p.again[first_block + blockIdx.x] != 0) attend<Shape, masked, true>(p, first_block);
 }
 
 template <class Shape>
@@ -315,11 +318,16 @@ void launch_shape(MmaProblem p, cudaStream_t stream) {
     const Index tiles = (p.problem.L + Shape::rows - 1) / Shape::rows;
     p.query_tiles = static_cast<int>(tiles);
     const Index blocks = tiles * p.problem.B * p.problem.Hq;
+    const auto both = [&]<bool masked>(std::bool_constant<masked>) {
+        launch<float32_kernel<Shape, masked>>(blocks, Shape::threads, Shape::shared_bytes, stream,
+                                              p);
+        launch<float32_again_kernel<Shape, masked>>(blocks, Shape::threads, Shape::shared_bytes,
+                                                    stream, p);
+    };
     if (p.problem.mask_kind == MaskKind::none)
-        launch<float32_kernel<Shape, false>>(blocks, Shape::threads, Shape::shared_bytes, stream,
-                                             p);
+        both(std::false_type{});
     else
-        launch<float32_kernel<Shape, true>>(blocks, Shape::threads, Shape::shared_bytes, stream, p);
+        both(std::true_type{});
 }
 
 }  // namespace

@@ -56,76 +56,6 @@ __device__ inline bool write_rows(const MmaProblem& p, const Rows& rows, unsigne
     return check == 0;
 }
 
-/// \brief The block's work once more, with values that are not finite read as 0: see
-///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
-///        their bits, but masks are read where they lie and nothing overlaps. Not inlined: the
-///        kernel's registers are not to know of it.
-template <class Shape, bool Natural>
-__device__ __noinline__ void replay(const MmaProblem& p, Index first_block) {
-    using T = typename Shape::Element;
-    using Rows = WarpRows<Shape>;
-    const float unit = Natural ? Rows::log2_e : p.unit;
-    constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
-    extern __shared__ __align__(1024) unsigned char shared[];
-    const std::uint32_t query_tile = shared_address(shared);
-    const std::uint32_t key_tile = query_tile + Shape::query_bytes;
-    const std::uint32_t value_tile = key_tile + Shape::tile_bytes;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const Problem& problem = p.problem;
-    const Place<Shape> place(p, first_block);
-    const Index b = place.b, h = place.h, hk = problem.key_head(h);
-    const Index rows_left = problem.L - place.first_row;
-    const Index warp_row = place.first_row + warp * Shape::warp_rows;
-    const Index last_row =
-        place.first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1;
-
-    copy_tile<Shape::rows, HD, Shape::threads>(
-        query_tile, p.query + p.query_stride(b, h, place.first_row), p.query_stride.row, rows_left,
-        p.query_columns, threadIdx.x);
-    copy_async_commit();
-    copy_async_wait<0>();
-    __syncthreads();
-    if (p.query_factor != 1) {
-        multiply_tile<T>(reinterpret_cast<std::uint16_t*>(shared), Shape::query_bytes / 2,
-                         p.query_factor, Shape::threads);
-        __syncthreads();
-    }
-    const QueryFragments<Shape> fragments(
-        query_tile + swizzled<Shape::row_bytes>(warp * Shape::warp_rows + lane % 16, lane / 16));
-    const std::uint32_t key_lane =
-        key_tile + swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-    const std::uint32_t value_lane = value_tile + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
-    Rows rows;
-    rows.clear();
-    for (Index at = 0; at < problem.visible(last_row); at += KT) {
-        __syncthreads();  // the last tiles have been read
-        copy_tile<KT, HD, Shape::threads>(key_tile, p.key + p.key_stride(b, hk, at),
-                                          p.key_stride.row, problem.S - at, p.query_columns,
-                                          threadIdx.x);
-        copy_tile<KT, HD, Shape::threads>(value_tile, p.value + p.value_stride(b, hk, at),
-                                          p.value_stride.row, problem.S - at, p.value_columns,
-                                          threadIdx.x);
-        copy_async_commit();
-        copy_async_wait<0>();
-        __syncthreads();  // these have arrived
-        make_finite<T>(shared + (value_tile - query_tile), Shape::tile_bytes, threadIdx.x,
-                       Shape::threads);
-        __syncthreads();
-        typename Rows::Scores score;
-        typename Rows::Weights weights;
-        Rows::multiply(score, fragments, key_lane);
-        mask_scores<Shape, Natural>(score, problem, b, h, warp_row + lane / 4, at + 2 * (lane % 4),
-                                    p.scale);
-        rows.grow(score, unit);
-        rows.weigh(score, unit, weights);
-        rows.add_values(weights, value_lane);
-    }
-    rows.finish_sums();
-    write_rows<Shape>(p, rows, shared, place, unit);
-    for (int row = 0; row < Shape::warp_rows; ++row)
-        if (warp_row + row < problem.L) careful_row<T>(problem, b, h, warp_row + row);
-}
-
 /// \brief Where the block's mask lies. Kept in shared memory and read from there for every tile:
 ///        the loop has no registers to spare.
 struct MaskPlace {
@@ -199,13 +129,17 @@ struct MaskTile {
             for (int half = 0; half < 2; ++half) {
                 const int row = warp * Shape::warp_rows + m * 16 + half * 8 + g;
                 if constexpr (masking == Masking::bits) {
+                    std::uint32_t word = 0;  // of 32 keys; bit 0 is this lane's first
 #pragma unroll
                     for (int n = 0; n < Shape::Keys / 8; ++n) {
-                        const std::uint32_t word = *reinterpret_cast<const std::uint32_t*>(
-                            tile + row * row_bytes + n / 4 * 4);
-                        const std::uint32_t pair_bits = word >> (8 * (n % 4) + 2 * t);
-                        if ((pair_bits & 1) == 0) score[m][n][2 * half] = -CUDART_INF_F;
-                        if ((pair_bits & 2) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
+                        if (n % 4 == 0)
+                            word = *reinterpret_cast<const std::uint32_t*>(tile + row * row_bytes +
+                                                                           n) >>
+                                   (2 * t);
+                        // Tests of constant bits: several fit one instruction.
+                        const std::uint32_t first = 1u << (8 * (n % 4));
+                        if ((word & first) == 0) score[m][n][2 * half] = -CUDART_INF_F;
+                        if ((word & 2 * first) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
                     }
                 } else if constexpr (dense) {
 #pragma unroll
@@ -374,8 +308,85 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     rows.finish_sums();
     const bool finite = write_rows<Shape>(p, rows, shared, end,
                                           masking == Masking::additive ? Rows::log2_e : p.unit);
-    if (can_hide(problem) && __syncthreads_or(!finite))
-        replay<Shape, masking == Masking::additive>(p, first_block);
+    if (p.again != nullptr) {
+        const bool again = __syncthreads_or(!finite);
+        if (threadIdx.x == 0) p.again[first_block + blockIdx.x] = again;
+    }
 }
+
+//! [second pass]
+/// \brief The block's work once more, with values that are not finite read as 0: see
+///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
+///        their bits, but masks are read where they lie and nothing overlaps. A kernel of its
+///        own, queued behind the first: a call in that one would cost it registers. Blocks that
+///        were not marked return at once.
+template <class Shape, bool Natural>
+__global__ void __launch_bounds__(Shape::threads)
+    replay_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
+    if (p.again[first_block + blockIdx.x] == 0) return;
+    using T = typename Shape::Element;
+    using Rows = WarpRows<Shape>;
+    const float unit = Natural ? Rows::log2_e : p.unit;
+    constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const std::uint32_t query_tile = shared_address(shared);
+    const std::uint32_t key_tile = query_tile + Shape::query_bytes;
+    const std::uint32_t value_tile = key_tile + Shape::tile_bytes;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Problem& problem = p.problem;
+    const Place<Shape> place(p, first_block);
+    const Index b = place.b, h = place.h, hk = problem.key_head(h);
+    const Index rows_left = problem.L - place.first_row;
+    const Index warp_row = place.first_row + warp * Shape::warp_rows;
+    const Index last_row =
+        place.first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1;
+
+    copy_tile<Shape::rows, HD, Shape::threads>(
+        query_tile, p.query + p.query_stride(b, h, place.first_row), p.query_stride.row, rows_left,
+        p.query_columns, threadIdx.x);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    if (p.query_factor != 1) {
+        multiply_tile<T>(reinterpret_cast<std::uint16_t*>(shared), Shape::query_bytes / 2,
+                         p.query_factor, Shape::threads);
+        __syncthreads();
+    }
+    const QueryFragments<Shape> fragments(
+        query_tile + swizzled<Shape::row_bytes>(warp * Shape::warp_rows + lane % 16, lane / 16));
+    const std::uint32_t key_lane =
+        key_tile + swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const std::uint32_t value_lane = value_tile + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
+    Rows rows;
+    rows.clear();
+    for (Index at = 0; at < problem.visible(last_row); at += KT) {
+        __syncthreads();  // the last tiles have been read
+        copy_tile<KT, HD, Shape::threads>(key_tile, p.key + p.key_stride(b, hk, at),
+                                          p.key_stride.row, problem.S - at, p.query_columns,
+                                          threadIdx.x);
+        copy_tile<KT, HD, Shape::threads>(value_tile, p.value + p.value_stride(b, hk, at),
+                                          p.value_stride.row, problem.S - at, p.value_columns,
+                                          threadIdx.x);
+        copy_async_commit();
+        copy_async_wait<0>();
+        __syncthreads();  // these have arrived
+        make_finite<T>(shared + (value_tile - query_tile), Shape::tile_bytes, threadIdx.x,
+                       Shape::threads);
+        __syncthreads();
+        typename Rows::Scores score;
+        typename Rows::Weights weights;
+        Rows::multiply(score, fragments, key_lane);
+        mask_scores<Shape, Natural>(score, problem, b, h, warp_row + lane / 4, at + 2 * (lane % 4),
+                                    p.scale);
+        rows.grow(score, unit);
+        rows.weigh(score, unit, weights);
+        rows.add_values(weights, value_lane);
+    }
+    rows.finish_sums();
+    write_rows<Shape>(p, rows, shared, place, unit);
+    for (int row = 0; row < Shape::warp_rows; ++row)
+        if (warp_row + row < problem.L) careful_row<T>(problem, b, h, warp_row + row);
+}
+//! [second pass]
 
 }  // namespace attn::gpu

@@ -20,6 +20,10 @@ void launch_shape(MmaProblem p, cudaStream_t stream) {
     launch<mma_kernel<Shape, masking, MaskElement>>(
         tiles * p.problem.B * p.problem.Hq, Shape::threads,
         mma_shared_bytes<Shape, masking, MaskElement>, stream, p);
+    if (p.again == nullptr) return;
+    launch<replay_kernel<Shape, masking == Masking::additive>>(
+        tiles * p.problem.B * p.problem.Hq, Shape::threads,
+        Shape::query_bytes + 2 * Shape::tile_bytes, stream, p);
 }
 
 /// \brief Registers decide the shapes: 255 a thread is all there is. At HeadDim = 128, `out` of 32

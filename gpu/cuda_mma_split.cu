@@ -29,8 +29,9 @@ constexpr float log2_e = 1.44269504f, ln_2 = 0.69314718f;
 /// \brief Shared memory: the query tile, then per warp `stages` x (key step, value step). 96 KB of
 ///        steps at HeadDim 128: two blocks on a multiprocessor keep 128 KB in flight.
 template <class T, int HeadDim>
-struct SplitShape : MmaShape<T, HeadDim, 1, 1, step_keys, true> {
-    using Base = MmaShape<T, HeadDim, 1, 1, step_keys, true>;
+struct SplitShape : MmaShape<T, HeadDim, 1, 1, step_keys, (HeadDim < 256)> {
+    // At 256 the queries would take 64 of the registers that `out` needs.
+    using Base = MmaShape<T, HeadDim, 1, 1, step_keys, (HeadDim < 256)>;
     static constexpr int stages = 3;
     static constexpr int stage_bytes = 2 * Base::tile_bytes;
     static constexpr int warp_bytes = stages * stage_bytes;

@@ -25,6 +25,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from check_spills import spilling  # noqa: E402
 from source_hash import ROOT, source_hash  # noqa: E402
 
 TIERS = ["cuda_simple", "cuda_fused", "cuda_mma"]
@@ -152,6 +153,9 @@ def main():
 
     if everything or args.build:
         kernels = build(args)
+        for kernel in spilling(kernels):
+            print("SPILLS:", kernel)
+            ok = False
         if save and kernels:
             write(args.to / "gpu_ptxas.json", "registers, spills and shared memory of each kernel",
                   dict(kernels=kernels))
@@ -162,10 +166,11 @@ def main():
         results["sanitizers"] = sanitize(args)
     if results:
         runs = [r for part in results.values() for r in part.values()]
-        ok = all(r["exit"] == 0 and r["failed"] == 0 and r["cases"] > 0 for r in runs)
+        green = all(r["exit"] == 0 and r["failed"] == 0 and r["cases"] > 0 for r in runs)
+        ok = ok and green
         if save:
             write(args.to / f"gpu_tests_{gpu}.json", "the GPU tiers' tests on a GPU",
-                  dict(green=ok, **results))
+                  dict(green=green, **results))
     if everything or args.bench:
         door = next(args.build_dir.rglob("libattn_door.so"))
         out = args.out / "bench.json"
