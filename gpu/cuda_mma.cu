@@ -67,7 +67,8 @@ struct Plan {
 
 std::size_t workspace_bytes(const Problem& p) { return Plan(p).pieces.bytes(); }
 
-void run_on_device(const Problem& p) {
+/// \param heads  see `MmaProblem::heads`
+void run_some_heads(const Problem& p, const std::uint8_t* heads) {
     const Plan plan(p);
     const gpu::Workspace workspace(p, plan.pieces.bytes());
     const cudaStream_t stream = gpu::stream_of(p);
@@ -75,6 +76,7 @@ void run_on_device(const Problem& p) {
 
     MmaProblem mma;
     mma.problem = p;
+    mma.heads = heads;
     mma.query_columns = static_cast<int>(plan.query_columns);
     mma.value_columns = static_cast<int>(plan.value_columns);
     const auto rows = [&](const TensorView& view, const Piece& piece, Index columns,
@@ -108,6 +110,8 @@ void run_on_device(const Problem& p) {
                    : gpu::launch_mma<bfloat16>(mma, plan.mask.masking, stream);
 }
 
+void run_on_device(const Problem& p) { run_some_heads(p, nullptr); }
+
 std::string variant(const Problem& p) {
     const Plan plan(p);
     std::string text = plan.float32 ? "three bfloat16 parts"
@@ -121,6 +125,13 @@ std::string variant(const Problem& p) {
 }
 
 }  // namespace
+
+void gpu::run_mma_heads(const Problem& p, const std::uint8_t* heads, std::byte* workspace) {
+    Problem own = p;
+    own.scratch = {workspace, workspace_bytes(p)};
+    run_some_heads(own, heads);
+}
+std::size_t gpu::mma_workspace_bytes(const Problem& p) { return workspace_bytes(p); }
 
 const Tier tier_cuda_mma = {
     .limits = {.dtypes = {DType::float32, DType::float16, DType::bfloat16},

@@ -8,7 +8,7 @@
 /// it would have had without them. A row that may see one of them is then computed key by key.
 #pragma once
 
-#include "cuda_mma_tile.cuh"
+#include "cuda_mma.hpp"
 #include "mask.cuh"
 #include "mma.cuh"
 
@@ -99,7 +99,7 @@ __device__ inline void store_rows(const MmaProblem& p, const unsigned char* shar
 /// \return whether this lane's results are all finite
 template <class Shape, class Rows, class Logsumexp>
 __device__ inline bool write_rows(const MmaProblem& p, const Rows& rows, unsigned char* shared,
-                                  const Place<Shape>& place, Logsumexp&& logsumexp) {
+                                  Index b, Index h, Index first_row, Logsumexp&& logsumexp) {
     using T = typename Shape::Element;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float check = 0;  // NaN if any element is NaN or infinite
@@ -119,13 +119,11 @@ __device__ inline bool write_rows(const MmaProblem& p, const Rows& rows, unsigne
                 *reinterpret_cast<std::uint32_t*>(shared + swizzled<Shape::row_bytes>(row, n) +
                                                   lane % 4 * 4) = pack<T>(x, y);
             }
-            if (!p.problem.logsumexp.absent() && lane % 4 == 0 &&
-                place.first_row + row < p.problem.L)
-                as<float, 3>(p.problem.logsumexp)(place.b, place.h, place.first_row + row) =
-                    logsumexp(m, half, row);
+            if (!p.problem.logsumexp.absent() && lane % 4 == 0 && first_row + row < p.problem.L)
+                as<float, 3>(p.problem.logsumexp)(b, h, first_row + row) = logsumexp(m, half, row);
         }
     __syncwarp();  // the rows are there for the lanes that store them
-    store_rows<Shape>(p, shared, warp, place.b, place.h, place.first_row);
+    store_rows<Shape>(p, shared, warp, b, h, first_row);
     return check == 0;
 }
 

@@ -88,7 +88,7 @@ __device__ __noinline__ void replay(const MmaProblem& p, Index first_block) {
         rows.add_values(weights, value_lane);
     }
     rows.finish_sums();
-    write_rows<Shape>(p, rows, shared, place,
+    write_rows<Shape>(p, rows, shared, b, h, place.first_row,
                       [&](int m, int half, int) { return rows.logsumexp(m, half, unit); });
     for (int row = 0; row < Shape::warp_rows; ++row)
         if (warp_row + row < problem.L) careful_row<T>(problem, b, h, warp_row + row);
@@ -113,6 +113,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     const Problem& problem = p.problem;
     const Place<Shape> place(p, first_block);
     const Index b = place.b, h = place.h, hk = problem.key_head(h), first_row = place.first_row;
+    if (p.leaves(b, h)) return;
     const Index rows_left = problem.L - first_row;
     const Index warp_row = first_row + warp * Shape::warp_rows;
     const std::uint16_t* query = p.query + p.query_stride(b, h, first_row);
@@ -131,27 +132,11 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     volatile MaskPlace& mask_place = *reinterpret_cast<MaskPlace*>(
         shared + Shape::query_bytes + 4 * Shape::tile_bytes + Mask::bytes);
     if (masking != Masking::none) {
-        if (threadIdx.x == 0) {
-            mask_place.mask =
-                static_cast<const MaskElement*>(p.mask) + p.mask_stride(b, h, first_row);
-            mask_place.classes = p.tile_class + p.class_stride(b, h, first_row / class_tile);
-            mask_place.stride = p.mask_stride.row;
-            mask_place.rows = rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows;
-        }
+        if (threadIdx.x == 0) Mask::find(mask_place, p, b, h, first_row);
         __syncthreads();
     }
 
-    // Class of tile j over the block's rows; all others count as mixed.
-    const auto class_of = [&](int j) -> int {
-        if constexpr (masking == Masking::bits) {
-            const std::uint8_t* cell = mask_place.classes + static_cast<Index>(j) * KT / class_tile;
-            int bits = *cell;
-            if (Shape::rows > class_tile && mask_place.rows > class_tile)
-                bits |= cell[p.class_stride.row];
-            return bits;
-        }
-        return some_visible | some_hidden;
-    };
+    const auto class_of = [&](int j) { return Mask::class_of(mask_place, p, j); };
     const auto next_tile = [&](int j) {
         while (j < tiles && (class_of(j) & some_visible) == 0) ++j;
         return j;
@@ -165,15 +150,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
                                           value + at * p.value_stride.row, p.value_stride.row,
                                           problem.S - at, p.value_columns, threadIdx.x);
     };
-    const auto copy_mask = [&](int j) {
-        if constexpr (masking != Masking::none) {
-            const Index at = static_cast<Index>(j) * KT;
-            Mask::copy(mask_tile,
-                       static_cast<const MaskElement*>(const_cast<const void*>(mask_place.mask)) +
-                           (masking == Masking::bits ? at / 32 : at),
-                       mask_place.stride, warp, mask_place.rows, problem.S - at);
-        }
-    };
+    const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
 
     int j = next_tile(0), toggle = 0;
     copy_tile<Shape::rows, HD, Shape::threads>(query_tile, query, p.query_stride.row, rows_left,
@@ -236,9 +213,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     // tile
     const Place<Shape> end(p, first_block);
     rows.finish_sums();
-    const bool finite = write_rows<Shape>(p, rows, shared, end, [&](int m, int half, int) {
-        return rows.logsumexp(m, half, masking == Masking::additive ? Rows::log2_e : p.unit);
-    });
+    const bool finite =
+        write_rows<Shape>(p, rows, shared, end.b, end.h, end.first_row, [&](int m, int half, int) {
+            return rows.logsumexp(m, half, masking == Masking::additive ? Rows::log2_e : p.unit);
+        });
     if (can_hide(problem) && __syncthreads_or(!finite))
         replay<Shape, masking == Masking::additive>(p, first_block);
 }

@@ -38,6 +38,39 @@ struct MaskTile {
                ((piece ^ ((row >> (row_bytes < 128 ? 1 : 0)) & (pieces - 1))) << 4);
     }
 
+    /// \brief Says where the mask of the block lies. The work of one thread.
+    static __device__ void find(volatile MaskPlace& place, const MmaProblem& p, Index b, Index h,
+                                Index first_row) {
+        const Index rows_left = p.problem.L - first_row;
+        place.mask = static_cast<const Element*>(p.mask) + p.mask_stride(b, h, first_row);
+        place.classes = p.tile_class + p.class_stride(b, h, first_row / class_tile);
+        place.stride = p.mask_stride.row;
+        place.rows = rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows;
+    }
+    /// \brief Class of tile j over the block's rows; without classes all count as mixed.
+    static __device__ int class_of(const volatile MaskPlace& place, const MmaProblem& p, int j) {
+        if constexpr (masking == Masking::bits) {
+            const std::uint8_t* cell =
+                place.classes + static_cast<Index>(j) * Shape::Keys / class_tile;
+            int bits = *cell;
+            if (Shape::rows > class_tile && place.rows > class_tile)
+                bits |= cell[p.class_stride.row];
+            return bits;
+        }
+        return some_visible | some_hidden;
+    }
+    /// \brief Starts the copy of the warp's rows of tile j.
+    static __device__ void copy(std::uint32_t to, const volatile MaskPlace& place, int j, int warp,
+                                Index S) {
+        if constexpr (masking != Masking::none) {
+            const Index at = static_cast<Index>(j) * Shape::Keys;
+            copy(to,
+                 static_cast<const Element*>(const_cast<const void*>(place.mask)) +
+                     (masking == Masking::bits ? at / 32 : at),
+                 place.stride, warp, place.rows, S - at);
+        }
+    }
+
     /// \brief Starts the copy of the warp's rows; `mask` points at (row 0 of the block, key 0 of
     ///        the tile).
     static __device__ void copy(std::uint32_t to, const Element* mask, Index stride, int warp,

@@ -111,13 +111,6 @@ struct QueryFragments<Shape, true> {
     }
 };
 
-/// \brief A number that all rows of a warp share, or one for each row of the lane: [m][half].
-__device__ inline float of_row(float x, int, int) { return x; }
-template <int MTiles>
-__device__ inline float of_row(const float (&x)[MTiles][2], int m, int half) {
-    return x[m][half];
-}
-
 /// \brief A warp's rows: weighted sums of values, running maximum and sum.
 ///
 /// weight = 2^((score - max) * unit): `unit`, see `of_row`, turns scores into units of log 2, so

@@ -111,6 +111,19 @@ __device__ inline std::uint32_t pack(float low, float high) {
     return packed;
 }
 
+/// \brief The same for values of any float32: what is finite stays finite.
+template <class T>
+__device__ inline std::uint32_t pack_value(float low, float high) {
+    if constexpr (dtype_of<T> == DType::bfloat16) {
+        constexpr float largest = 0x1.fep127f;
+        const auto finite = [](float x) {
+            return fabsf(x) <= 3.4028234e38f ? fminf(fmaxf(x, -largest), largest) : x;
+        };
+        return pack<T>(finite(low), finite(high));
+    }
+    return pack<T>(low, high);
+}
+
 /// \brief An element of a mask or tensor as float.
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(bfloat16 x) { return x; }
@@ -125,6 +138,13 @@ __device__ inline float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+/// \brief A number that all rows of a warp share, or one for each row of the lane: [m][half].
+__device__ inline float of_row(float x, int, int) { return x; }
+template <int MTiles>
+__device__ inline float of_row(const float (&x)[MTiles][2], int m, int half) {
+    return x[m][half];
 }
 
 }  // namespace attn::gpu
