@@ -96,6 +96,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         keys.key = p.keys.key + head * p.keys.blocks * 64 * HD;
         keys.scale = p.keys.scale + head * p.keys.blocks * 64;
         keys.value = p.value + p.value_stride(b, problem.key_head(h), 0);
+        keys.first_row = first_row;
         if (masking != Masking::none) Mask::find(mask_place, p, b, h, first_row);
     }
     __syncthreads();
@@ -159,9 +160,12 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             read_factors(factor, lane_factors<Shape>(shared, warp, lane));
             if (masking != Masking::none && (class_of(j) & some_hidden))
                 Mask::apply(score, shared + Shape::mask_at, warp, factor);
-            if (j >= first_partial)
-                hide_beyond<Shape>(score, problem, warp_row + lane / 4,
-                                   static_cast<Index>(j) * KT + c_column(lane, 0));
+            if (j >= first_partial) {
+                const int fresh = fresh_lane();
+                hide_beyond<Shape>(score, problem,
+                                   keys.first_row + warp * Shape::warp_rows + c_row(fresh, 0),
+                                   static_cast<Index>(j) * KT + c_column(fresh, 0));
+            }
             if constexpr (natural) {
                 rows.grow(score, float{Rows::log2_e});
                 rows.weigh(score, float{Rows::log2_e}, weights);

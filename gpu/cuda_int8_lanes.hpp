@@ -10,6 +10,13 @@
 
 #include <attn/quantize.hpp>
 
+/// Registers cannot be indexed: on the device, loops over a lane's channels are written out.
+#ifdef __CUDACC__
+#define ATTN_UNROLL _Pragma("unroll")
+#else
+#define ATTN_UNROLL
+#endif
+
 namespace attn::gpu {
 
 inline constexpr int lane_channels = 16;
@@ -38,13 +45,13 @@ struct LaneRotation {
 
     /// \brief The signs, and the stages between channels of the lane.
     ATTN_HD void begin(float (&x)[lane_channels]) const {
-#pragma unroll
+        ATTN_UNROLL
         for (int i = 0; i < lane_channels; ++i)
             if (flips >> i & 1) x[i] = -x[i];
-#pragma unroll
+        ATTN_UNROLL
         for (int half = 1; half < lane_channels; half *= 2) {
             if (half >= width) return;
-#pragma unroll
+            ATTN_UNROLL
             for (int i = 0; i < lane_channels; ++i) {
                 if ((i & half) != 0 || first + i >= width) continue;
                 const float a = x[i], b = x[i + half];
@@ -61,15 +68,24 @@ struct LaneRotation {
         return (first & half) == 0 ? mine + partner : partner - mine;
     }
     ATTN_HD void end(float (&x)[lane_channels]) const {
-#pragma unroll
+        ATTN_UNROLL
         for (int i = 0; i < lane_channels; ++i)
             if (first + i < width) x[i] *= factor;
     }
 };
 
+/// \brief A whole number x as the float 1.5 * 2^23 + x has these bits, for |x| < 2^22: integers
+/// that
+///        start there turn into floats by one subtraction. (The conversion instruction shares its
+///        unit with `ex2`, and is eight times slower.)
+inline constexpr int float_bits_of_zero = 0x4b400000;
+inline constexpr float float_of_zero = 12582912.0f;
+static_assert(127 * 127 * 256 < 1 << 22, "the largest product");
+
 /// \brief Four integers as bytes, the first one lowest.
 ATTN_HD inline std::uint32_t four_bytes(const Quantizer& quantizer, const float* x) {
     std::uint32_t word = 0;
+    ATTN_UNROLL
     for (int i = 0; i < 4; ++i)
         word |= (static_cast<std::uint32_t>(quantizer(x[i])) & 0xffu) << (8 * i);
     return word;

@@ -35,14 +35,6 @@ struct Int8Shape : MmaShape<T, HeadDim, Warps, MTiles, Keys, false> {
     static_assert(2 * Base::tile_bytes >= Warps * Rotation<HeadDim>::staging_floats * 4);
 };
 
-/// \brief A whole number x as the float 1.5 * 2^23 + x has these bits, for |x| < 2^22: integers
-/// that
-///        start there turn into floats by one subtraction. (The conversion instruction shares its
-///        unit with `ex2`, and is eight times slower.)
-inline constexpr int float_bits_of_zero = 0x4b400000;
-inline constexpr float float_of_zero = 12582912.0f;
-static_assert(127 * 127 * 256 < 1 << 22, "the largest product");
-
 //! [integer product]
 /// \brief product = Q K^T + float_bits_of_zero
 /// \param query  this lane's address in the first row tile \param key  in the key tile
@@ -103,7 +95,9 @@ struct KeyPlace {
     const std::int8_t* key;
     const float* scale;
     const std::uint16_t* value;
+    Index first_row;  // of the block; a number that stays in registers drags others along
 };
+static_assert(sizeof(KeyPlace) == 32);
 
 /// \brief Starts the copy of a tile of integer keys and of their steps. There are zeros behind S.
 template <class Shape>
