@@ -76,7 +76,7 @@ __device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool 
 //! [fused]
 template <class T, int HeadDim, bool masked>
 __global__ void __launch_bounds__(128)
-    fused_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
+    int8_fused_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
     using Shape = FusedShape<T, HeadDim>;
     using Rows = WarpRows<typename Shape::Base>;
     constexpr int HD = HeadDim, KT = Shape::Keys;
@@ -224,11 +224,11 @@ void launch_masked(const Int8Problem& p, cudaStream_t stream) {
     const int shared_bytes = Shape::shared_bytes(static_cast<int>(p.keys.blocks));
     constexpr int most = Shape::shared_bytes(key_bytes_at_most / Shape::int8_tile_bytes);
     if (p.problem.mask_kind == MaskKind::none)
-        launch<fused_kernel<T, HeadDim, false>, most>(blocks, Shape::threads, shared_bytes, stream,
-                                                      p);
+        launch<int8_fused_kernel<T, HeadDim, false>, most>(blocks, Shape::threads, shared_bytes,
+                                                           stream, p);
     else
-        launch<fused_kernel<T, HeadDim, true>, most>(blocks, Shape::threads, shared_bytes, stream,
-                                                     p);
+        launch<int8_fused_kernel<T, HeadDim, true>, most>(blocks, Shape::threads, shared_bytes,
+                                                          stream, p);
 }
 
 template <class T>

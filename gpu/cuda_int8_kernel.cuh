@@ -83,11 +83,6 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     const auto tiles_of = [&](Index row) {
         return static_cast<int>((problem.visible(row) + KT - 1) / KT);
     };
-    const int tiles = tiles_of(first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1);
-    const int warp_tiles =
-        warp_row < problem.L ? min(tiles, tiles_of(warp_row + Shape::warp_rows - 1)) : 0;
-    const int first_partial = static_cast<int>(problem.visible(warp_row) / KT);
-
     volatile MaskPlace& mask_place =
         *reinterpret_cast<MaskPlace*>(shared + Shape::mask_at + Mask::bytes);
     volatile KeyPlace& keys = *reinterpret_cast<KeyPlace*>(shared + Shape::place_at);
@@ -97,12 +92,18 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         keys.scale = p.keys.scale + head * p.keys.blocks * 64;
         keys.value = p.value + p.value_stride(b, problem.key_head(h), 0);
         keys.first_row = first_row;
+        keys.tiles = tiles_of(first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1);
         if (masking != Masking::none) Mask::find(mask_place, p, b, h, first_row);
+    }
+    if (lane == 0) {
+        keys.warp_tiles[warp] =
+            warp_row < problem.L ? tiles_of(warp_row + Shape::warp_rows - 1) : 0;
+        keys.first_partial[warp] = static_cast<int>(problem.visible(warp_row) / KT);
     }
     __syncthreads();
     const auto class_of = [&](int j) { return Mask::class_of(mask_place, p, j); };
     const auto next_tile = [&](int j) {
-        while (j < tiles && (class_of(j) & some_visible) == 0) ++j;
+        while (j < keys.tiles && (class_of(j) & some_visible) == 0) ++j;
         return j;
     };
     const auto copy_keys = [&](int j, int stage) {
@@ -115,7 +116,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     };
     const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
     const auto copy_first = [&](int j) {
-        if (j < tiles) {
+        if (j < keys.tiles) {
             copy_keys(j, 0);
             copy_mask(j);
         }
@@ -143,12 +144,12 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     Rows rows;
     rows.clear();
 
-    while (j < tiles) {
+    while (j < keys.tiles) {
         const int next = next_tile(j + 1);
         const int stage = masking == Masking::bits ? toggle : j & 1;
-        if (next < tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
+        if (next < keys.tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
         copy_async_commit();
-        if (j < warp_tiles) {
+        if (j < keys.warp_tiles[warp]) {
             int product[Shape::MTiles][KT / 8][4];
             typename Rows::Scores score;
             typename Rows::Weights weights;
@@ -160,7 +161,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             read_factors(factor, lane_factors<Shape>(shared, warp, lane));
             if (masking != Masking::none && (class_of(j) & some_hidden))
                 Mask::apply(score, shared + Shape::mask_at, warp, factor);
-            if (j >= first_partial) {
+            if (j >= keys.first_partial[warp]) {
                 const int fresh = fresh_lane();
                 hide_beyond<Shape>(score, problem,
                                    keys.first_row + warp * Shape::warp_rows + c_row(fresh, 0),
@@ -177,7 +178,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         }
         if (masking != Masking::none) {
             __syncwarp();  // the warp's lanes have read its mask rows
-            if (next < tiles) copy_mask(next);
+            if (next < keys.tiles) copy_mask(next);
             copy_async_commit();
         }
         copy_async_wait<0>();

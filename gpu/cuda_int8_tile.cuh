@@ -30,7 +30,7 @@ struct Int8Shape : MmaShape<T, HeadDim, Warps, MTiles, Keys, false> {
     static constexpr int shift_at = factor_at + Base::rows * 4;
     static constexpr int without_at = shift_at + Base::rows * 4;
     static constexpr int place_at = without_at + Base::rows;  // a KeyPlace
-    static constexpr int mask_at = place_at + 32;
+    static constexpr int mask_at = place_at + 80;
     static_assert(scale_at >= Base::query_bytes, "the out tile takes the place of what was read");
     static_assert(2 * Base::tile_bytes >= Warps * Rotation<HeadDim>::staging_floats * 4);
 };
@@ -89,15 +89,18 @@ __device__ inline void take_steps(const int (&product)[Shape::MTiles][Shape::Key
 }
 //! [dequantize]
 
-/// \brief Where the block's keys lie. Kept in shared memory and read from there for every tile: the
-///        loop has no registers to spare.
+/// \brief Where the block's keys lie and which tiles of them are visited. Kept in shared memory and
+///        read from there for every tile: the loop has no registers to spare.
 struct KeyPlace {
     const std::int8_t* key;
     const float* scale;
     const std::uint16_t* value;
-    Index first_row;  // of the block; a number that stays in registers drags others along
+    Index first_row;       // of the block
+    int tiles;             // [0, tiles) for the block
+    int warp_tiles[4];     // [0, warp_tiles) for the warp
+    int first_partial[4];  // tiles before it are seen whole by each of the warp's rows
 };
-static_assert(sizeof(KeyPlace) == 32);
+static_assert(sizeof(KeyPlace) <= 80);
 
 /// \brief Starts the copy of a tile of integer keys and of their steps. There are zeros behind S.
 template <class Shape>
