@@ -3,7 +3,7 @@
 ///
 /// Builds on `int8_pv32`. New here: weights and values are integers as well, so that the second
 /// half of the work runs at the speed of the first. A weight, exp(score - max), becomes 0 .. 255
-/// against the largest of its block of 256 keys; a value -127 .. 127 in steps of its channel and
+/// against the largest of its block of 64 keys; a value -127 .. 127 in steps of its channel and
 /// block. The weights are summed as the integers they have become, so that the output still is a
 /// mean of values.
 ///
@@ -16,7 +16,7 @@ namespace attn {
 const Tier tier_int8 = {
     .parallel = true,
     .limits = {.dtypes = {DType::float32, DType::float16, DType::bfloat16},
-               .error_limit = true,
+               .error_limit = 0.02,
                .max_head_dim = int8_max_head_dim},
     .accuracy = {.weight_error = 0x1p-21,
                  .weight_error_f16 = 0x1p-21,

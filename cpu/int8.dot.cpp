@@ -1,7 +1,6 @@
 /// \file
-/// \brief The kernels of the tiers `int8_pv32` and `int8`, compiled once per instruction set,
-/// behind
-///        one table.
+/// \brief The kernels of the tiers `int8_pv32` and `int8` behind one table, compiled once per
+///        instruction set.
 #include "int8_tile.hpp"
 
 namespace attn::ATTN_ISA {
@@ -19,6 +18,7 @@ extern const Int8Kernels int8_kernels = {
     .numbers_in_a_word = dot_depth,
     .scratch_floats = scratch_floats,
     .measure = measure,
+    .average = average,
     .quantize = quantize,
     .attend = attend,
 };

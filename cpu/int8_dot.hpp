@@ -30,8 +30,23 @@ using DotElement = std::int16_t;
     return (count + dot_depth - 1) / dot_depth;
 }
 
+/// \brief `dot` in plain integers: for processors with none of its instructions, and what the tests
+///        hold them against.
+[[gnu::always_inline]] inline Bits portable_dot(Bits a, Bits b, Bits sum) {
+    constexpr int bits = 32 / dot_depth;
+#pragma GCC unroll 4
+    for (int d = 0; d < dot_depth; ++d) {
+        const int above = 32 - bits * (d + 1);  // bits of the lane beyond number d
+        const Bits sign_kept = a << above >> (32 - bits);
+        const Bits number = query_offset > 0 ? sign_kept & 0xff : sign_kept;
+        sum += number * (b << above >> (32 - bits));
+    }
+    return sum;
+}
+
 //! [dot]
-/// \brief sum + a . b in every lane; numbers of a are 0 .. 255, those of b -127 .. 127.
+/// \brief sum + a . b in every lane. Numbers of b are -127 .. 127; those of a 0 .. 255, or -127 ..
+///        255 where the queries have no offset.
 [[gnu::always_inline]] inline Bits dot(Bits a, Bits b, Bits sum) {
 #if defined(__AVX512VNNI__)
     return (Bits)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
@@ -44,8 +59,7 @@ using DotElement = std::int16_t;
 #elif defined(__SSE2__)
     return sum + (Bits)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
-    const Bits low = (a << 16 >> 16) * (b << 16 >> 16);
-    return sum + low + (a >> 16) * (b >> 16);
+    return portable_dot(a, b, sum);
 #endif
 }
 //! [dot]

@@ -52,12 +52,11 @@ inline std::size_t row_scratch(const Problem& p) {
 inline std::size_t sample_bytes(const Problem& p) {
     const std::size_t heads = static_cast<std::size_t>(p.Hq);
     return rounded_up(heads * static_cast<std::size_t>(p.Ev) * size_of(p.dtype)) +
-           rounded_up(heads * 2 * sizeof(float)) + rounded_up(row_scratch(p));
+           rounded_up(heads * 2 * sizeof(double)) + rounded_up(row_scratch(p));
 }
 
 /// \brief What a key much louder than the others may do to the rows that it half decides: too few
-/// to
-///        be met by a sample. 0 if there is none.
+///        to be met by a sample. 0 if there is none.
 ///
 /// Its score's standard deviation, from its step and the queries' length (a rotated row's largest
 /// element is about three times its root mean square), is 0.41 |scale| scale_k |q|; a weight p
@@ -78,10 +77,10 @@ inline bool exceeds(const Problem& p, const Int8Head& head, double limit, std::b
     const std::size_t out_bytes =
         rounded_up(static_cast<std::size_t>(p.Hq * p.Ev) * size_of(p.dtype));
     const Index rows = std::min(sampled_rows, p.L);
-    float* const sums =
-        reinterpret_cast<float*>(memory + out_bytes);  // (Hq, 2): |error|^2, |out|^2
-    const std::size_t sums_bytes = static_cast<std::size_t>(p.Hq) * 2 * sizeof(float);
-    std::fill_n(sums, 2 * p.Hq, 0.0f);
+    // (Hq, 2): |error|^2, |out|^2; in double, where no square of a float overflows or vanishes.
+    double* const sums = reinterpret_cast<double*>(memory + out_bytes);
+    const std::size_t sums_bytes = static_cast<std::size_t>(p.Hq) * 2 * sizeof(double);
+    std::fill_n(sums, 2 * p.Hq, 0.0);
     double query_squares = 0;
     visit_float(p.dtype, [&]<class T>(T) {
         const auto query = as<const T, 4>(p.query);                 // (1, Hq, L, E)
@@ -99,8 +98,8 @@ inline bool exceeds(const Problem& p, const Int8Head& head, double limit, std::b
                     query_squares += x * x;
                 }
                 for (Index e = 0; e < p.Ev; ++e) {
-                    const float want = static_cast<Compute<T>>(exact[h * p.Ev + e]);
-                    const float off = static_cast<Compute<T>>(got(0, h, i, e)) - want;
+                    const double want = static_cast<double>(Compute<T>(exact[h * p.Ev + e]));
+                    const double off = static_cast<double>(Compute<T>(got(0, h, i, e))) - want;
                     sums[2 * h] += off * off;
                     sums[2 * h + 1] += want * want;
                 }

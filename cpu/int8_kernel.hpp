@@ -1,6 +1,6 @@
 /// \file
 /// \brief What the tiers `int8_pv32` and `int8` ask of their kernels, and where one head's integers
-///        lie. The kernels are compiled once per instruction set; int8_plan.hpp picks a table.
+///        lie. The kernels are compiled once per instruction set; int8_run.cpp picks a table.
 #pragma once
 
 #include "isa.hpp"
@@ -10,11 +10,12 @@
 
 namespace attn {
 
-/// \brief Keys of one block: their values share a step for each channel, and their weights are
-///        quantized against the largest weight among them. More keys spread the cost of going back
-///        to floats over more products; fewer fit the first-level cache. A multiple of
-///        `simd_tile_keys`, whose products stay exact: 256 * 255 * 127 < 2^24.
-inline constexpr Index int8_block = 256;
+/// \brief Keys of one block: a tile of the kernels, a partial sum of the mean, and the keys whose
+///        values share a step. More of them would spread the cost of going back to floats over more
+///        products, but lose more small weights: with 256 the time was the same within the noise,
+///        and the error up to half as large again. Products stay exact: 64 * 255 * 127 < 2^24.
+inline constexpr Index int8_block = value_block;
+static_assert(int8_block == simd_tile_keys && int8_block == smoothing_block);
 
 /// \brief Whether values and weights are integers too, or stay float32.
 enum class Int8Values : bool { float32, int8 };
@@ -27,13 +28,13 @@ struct Int8Head {
     std::int32_t* key;          ///< (S, key_words) words of E
     std::int32_t* key_start;    ///< (S) where the sum of a score begins: - query_offset * sum of k
     float* key_scale;           ///< (S)
-    float* mean;                ///< (E) what smoothing took from every key
+    float* mean;                ///< (E, zeros to a whole line) what smoothing took from every key
     std::int32_t* value;        ///< (S in words, Ev) words of neighbouring keys
     float* value_scale;         ///< (blocks, Ev) over 255: weights are integers
     std::uint8_t* used;         ///< (S) 1: some query sees the key; 2: and it is not quantizable
     std::int32_t* not_integer;  ///< (blocks) keys marked 2
-    float* sums;                ///< (blocks of 64 keys, E) on the way to the mean
-    std::int32_t* counts;       ///< (blocks of 64 keys) keys in those sums
+    float* sums;                ///< (blocks, E) on the way to the mean
+    std::int32_t* counts;       ///< (blocks) keys in those sums
     std::size_t bytes;          ///< in all
 
     /// \param memory  null to count bytes only
@@ -47,9 +48,11 @@ struct Int8Kernels {
     Index (*scratch_floats)(const Problem&, Int8Values);
     /// First: which of the keys of one block are used, and their sums.
     void (*measure)(const Problem&, const Int8Head&, Index block, float* scratch);
-    /// Second, when all blocks are measured: keys and values of one block become integers.
+    /// Second, when all blocks are measured: the mean of a head's keys.
+    void (*average)(const Problem&, const Int8Head&);
+    /// Third: keys and values of one block become integers.
     void (*quantize)(const Problem&, Int8Values, const Int8Head&, Index block, float* scratch);
-    /// Third, when all are integers: rows first_row .. first_row + rows - 1 against all keys.
+    /// Fourth, when all are integers: rows first_row .. first_row + rows - 1 against all keys.
     /// \return bit r: row first_row + r meets a number that has no integer, and must be computed in
     ///         floating point. What was written for it does not count.
     std::uint64_t (*attend)(const Problem&, Int8Values, const Int8Head&, const SimdTask&,

@@ -25,56 +25,44 @@ struct QuantizedKeys {
     return ((bits & 0x7f800000) == 0x7f800000) & (bits != bits_of(Lanes(minus_infinity)));
 }
 
-//! [scores]
 /// \brief scores^T = K Q^T in integers, then in floats: times scale_k * scale_q, plus the bias,
-/// -inf
-///        where the mask removes a key. `top` grows to cover them.
+///        -inf where the mask removes a key. `top` grows to cover them.
 /// \param query   (key_words, lanes) words
 /// \param factor  (lanes) scale_q * scale
 /// \param score   (keys, lanes)
 /// \param bad     set in lanes whose mask gives a key NaN or +infinity
+//! [scores]
 template <int Vectors>
 void score_integers(const Word* query, const float* factor, const QuantizedKeys& tile,
                     int first_lane, float* score, Lanes (&top)[Vectors], Bits (&bad)[Vectors]) {
     for_register_tiles<tile_rows(Vectors)>(tile.keys, [&]<int Keys>(Rows<Keys>, Index first) {
         Bits c[Keys][Vectors];  // sums of Keys keys
-#pragma GCC unroll 16
-        for (int r = 0; r < Keys; ++r)
-#pragma GCC unroll 8
-            for (int n = 0; n < Vectors; ++n) c[r][n] = Bits{} + tile.start[first + r];
+        for_each_register(c, [&](int r, int, Bits& x) { x = Bits{} + tile.start[first + r]; });
         multiply_words<Unit::depth>(tile.key + first * tile.key_words, tile.key_words, query,
                                     tile.key_words, c);
-#pragma GCC unroll 16
-        for (int r = 0; r < Keys; ++r)
-#pragma GCC unroll 8
-            for (int n = 0; n < Vectors; ++n) {
-                Lanes x =
-                    to_floats(c[r][n]) * (load(factor + n * width) * Lanes(tile.scale[first + r]));
-                if (tile.bias != nullptr) {
-                    const Lanes add =
-                        load(tile.bias + (first + r) * simd_tile_rows + first_lane + n * width);
-                    x = xsimd::select(add == Lanes(minus_infinity), add, x + add);
-                }
-                if (tile.allowed != nullptr)
-                    x = select(tile.allowed[first + r] >> (first_lane + n * width), x,
-                               Lanes(minus_infinity));
-                if (tile.bias != nullptr) bad[n] |= not_a_score(x);
-                top[n] = larger(x, top[n]);
-                store(score + ((first + r) * Vectors + n) * width, x);
+        for_each_register(c, [&](int r, int n, const Bits& sum) {
+            Lanes x = to_floats(sum) * (load(factor + n * width) * Lanes(tile.scale[first + r]));
+            if (tile.bias) {
+                const Lanes add =
+                    load(tile.bias + (first + r) * simd_tile_rows + first_lane + n * width);
+                x = xsimd::select(add == Lanes(minus_infinity), add, x + add);
             }
+            if (tile.allowed)
+                x = select(tile.allowed[first + r] >> (first_lane + n * width), x,
+                           Lanes(minus_infinity));
+            if (tile.bias) bad[n] |= not_a_score(x);
+            top[n] = larger(x, top[n]);
+            store(score + ((first + r) * Vectors + n) * width, x);
+        });
     });
 }
 //! [scores]
 
-/// \brief The keys of one block that are visited: up to four tiles of 64, one behind the other.
-struct VisitedBlock {
-    int tiles = 0;
-    Index first[int8_block / simd_tile_keys];  ///< keys
-    Index words[int8_block / simd_tile_keys];  ///< words of the tile's keys
-
-    Index all_words() const {
-        return tiles == 0 ? 0 : (tiles - 1) * (simd_tile_keys / dot_depth) + words[tiles - 1];
-    }
+/// \brief The values of one block of keys.
+struct QuantizedValues {
+    const Word* value;   ///< (words, Ev) words of neighbouring keys, `stride` apart
+    const float* scale;  ///< (Ev) steps, over 255
+    Index stride, words;
 };
 
 /// \brief How a block's sums join the running ones.
@@ -84,7 +72,6 @@ struct BlockFactors {
     Lanes block[Vectors];   ///< exp(block's max - new max), for the block
 };
 
-//! [weights]
 /// \brief Scores of a block become weights in 0 .. 255.
 ///
 /// Against the largest score of the block, not of the row so far: a key that outshines all others
@@ -115,6 +102,7 @@ BlockFactors<Vectors> weigh_integers(const Panel& panel, Index block_words, cons
     Bits ones[dot_depth];
 #pragma GCC unroll 4
     for (int d = 0; d < dot_depth; ++d) ones[d] = Bits{} + 1;
+    //! [weights]
     for (Index w = 0; w < block_words; ++w) {
 #pragma GCC unroll 8
         for (int n = 0; n < Vectors; ++n) {
@@ -129,6 +117,7 @@ BlockFactors<Vectors> weigh_integers(const Panel& panel, Index block_words, cons
             store_words(weight + (w * Vectors + n) * width, packed);
         }
     }
+    //! [weights]
 #pragma GCC unroll 8
     for (int n = 0; n < Vectors; ++n) {
         const Lanes sum = to_floats(total[n]) * Lanes(1.0f / weight_levels);
@@ -137,36 +126,23 @@ BlockFactors<Vectors> weigh_integers(const Panel& panel, Index block_words, cons
     }
     return factors;
 }
-//! [weights]
 
 //! [values]
 /// \brief out^T = out^T * shrink + V^T weights^T * (step of the channel * factor of the block).
-/// \param value   words of the head's values: key word w, channel e at value[w * stride + e]
-/// \param scale   (Ev) steps of this block
-/// \param weight  (words of visited keys, lanes)
+/// \param weight  (words, lanes)
 template <int Vectors>
-void sum_integers(const Panel& panel, const VisitedBlock& block, const Word* value, Index stride,
-                  const float* scale, Index Ev, const Word* weight,
+void sum_integers(const Panel& panel, const QuantizedValues& values, Index Ev, const Word* weight,
                   const BlockFactors<Vectors>& factors) {
     for_register_tiles<tile_rows(Vectors)>(Ev, [&]<int Columns>(Rows<Columns>, Index first) {
         Bits c[Columns][Vectors];
-#pragma GCC unroll 16
-        for (int r = 0; r < Columns; ++r)
-#pragma GCC unroll 8
-            for (int n = 0; n < Vectors; ++n) c[r][n] = Bits{};
-        for (int t = 0; t < block.tiles; ++t)
-            multiply_words<Unit::row>(value + block.first[t] / dot_depth * stride + first, stride,
-                                      weight + t * (simd_tile_keys / dot_depth) * Vectors * width,
-                                      block.words[t], c);
+        for_each_register(c, [](int, int, Bits& x) { x = Bits{}; });
+        multiply_words<Unit::row>(values.value + first, values.stride, weight, values.words, c);
         float* const out = panel.out + first * Vectors * width;
-#pragma GCC unroll 16
-        for (int r = 0; r < Columns; ++r)
-#pragma GCC unroll 8
-            for (int n = 0; n < Vectors; ++n) {
-                float* const at = out + (r * Vectors + n) * width;
-                store(at, fma(to_floats(c[r][n]), factors.block[n] * Lanes(scale[first + r]),
-                              load(at) * factors.shrink[n]));
-            }
+        for_each_register(c, [&](int r, int n, const Bits& sum) {
+            float* const at = out + (r * Vectors + n) * width;
+            store(at, fma(to_floats(sum), factors.block[n] * Lanes(values.scale[first + r]),
+                          load(at) * factors.shrink[n]));
+        });
     });
 }
 //! [values]

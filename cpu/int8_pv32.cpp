@@ -18,7 +18,7 @@ namespace attn {
 const Tier tier_int8_pv32 = {
     .parallel = true,
     .limits = {.dtypes = {DType::float32, DType::float16, DType::bfloat16},
-               .error_limit = true,
+               .error_limit = 0.015,
                .max_head_dim = int8_max_head_dim},
     .accuracy = {.weight_error = 0x1p-21,
                  .weight_error_f16 = 0x1p-21,

@@ -58,7 +58,6 @@ int quantize_row(const Quantizer& quantizer, float* row, Index count) {
 /// \brief Working memory of `measure` and `quantize`.
 struct QuantizeScratch {
     float* line;      ///< (4, line_stride) rows on their way
-    float* mean;      ///< (E)
     float* rotation;  ///< Rotation::floats(E)
     float* inverse;   ///< (Ev), first the largest magnitudes
     Index line_stride;
@@ -73,7 +72,6 @@ struct QuantizeScratch {
         const Index longest = p.E > p.Ev ? p.E : p.Ev;
         line_stride = lines(longest > int8_block ? longest : int8_block);
         line = take(4 * line_stride);
-        mean = take(p.E);
         rotation = take(Rotation::floats(p.E));
         inverse = take(p.Ev);
     }
@@ -114,40 +112,36 @@ void measure(const Problem& p, const Int8Head& head, Index block, float* memory)
     const Index first = block * int8_block;
     const Index end = first + int8_block < p.S ? first + int8_block : p.S;
     mark_used(p, first, end - first, scratch.line, head.used + first);
-    head.not_integer[block] = 0;
-    for (Index begin = first; begin < end; begin += smoothing_block) {
-        float* const sum = head.sums + begin / smoothing_block * lines(p.E);  // (E)
-        for (Index e = 0; e < lines(p.E); ++e) sum[e] = 0;
-        std::int32_t& count = head.counts[begin / smoothing_block] = 0;
-        for (Index j = begin; j < begin + smoothing_block && j < end; ++j) {
-            if (head.used[j] == 0) continue;
-            fetch_row(p, p.key, j, p.E, scratch.line);
-            if (!has_integers(row_magnitude(scratch.line, p.E))) {
-                head.used[j] = 2;
-                ++head.not_integer[block];
-                continue;
-            }
-            for (Index e = 0; e < p.E; e += width)
-                store(sum + e, load(sum + e) + load(scratch.line + e));
-            ++count;
+    head.not_integer[block] = head.counts[block] = 0;
+    float* const sum = head.sums + block * lines(p.E);  // (E)
+    for (Index e = 0; e < lines(p.E); ++e) sum[e] = 0;
+    for (Index j = first; j < end; ++j) {
+        if (head.used[j] == 0) continue;
+        fetch_row(p, p.key, j, p.E, scratch.line);
+        if (!has_integers(row_magnitude(scratch.line, p.E))) {
+            head.used[j] = 2;
+            ++head.not_integer[block];
+            continue;
         }
+        for (Index e = 0; e < p.E; e += width)
+            store(sum + e, load(sum + e) + load(scratch.line + e));
+        ++head.counts[block];
     }
 }
-//! [measure]
 
-/// \brief The mean of all used keys, (E).
-void mean_of_keys(const Problem& p, const Int8Head& head, float* mean) {
+void average(const Problem& p, const Int8Head& head) {
     Index tokens = 0;
-    for (Index e = 0; e < lines(p.E); ++e) mean[e] = 0;
-    for (Index n = 0; n * smoothing_block < p.S; ++n) {
-        tokens += head.counts[n];
+    for (Index e = 0; e < lines(p.E); ++e) head.mean[e] = 0;
+    for (Index block = 0; block * int8_block < p.S; ++block) {
+        tokens += head.counts[block];
         for (Index e = 0; e < p.E; e += width)
-            store(mean + e, load(mean + e) + load(head.sums + n * lines(p.E) + e));
+            store(head.mean + e, load(head.mean + e) + load(head.sums + block * lines(p.E) + e));
     }
     if (tokens == 0) return;
     for (Index e = 0; e < p.E; e += width)
-        store(mean + e, load(mean + e) / Lanes(static_cast<float>(tokens)));
+        store(head.mean + e, load(head.mean + e) / Lanes(static_cast<float>(tokens)));
 }
+//! [measure]
 
 //! [quantize keys]
 /// \brief Smooths, rotates and rounds the keys first .. end - 1. Keys that are not used are zero.
@@ -166,7 +160,7 @@ void quantize_keys(const Problem& p, const Int8Head& head, Index first, Index en
         }
         fetch_row(p, p.key, j, p.E, line);
         for (Index e = 0; e < p.E; e += width)
-            store(line + e, load(line + e) - load(scratch.mean + e));
+            store(line + e, load(line + e) - load(head.mean + e));
         rotate(line);
         const Quantizer quantizer = quantizer_of(row_magnitude(line, p.E));
         head.key_start[j] = -query_offset * quantize_row<0>(quantizer, line, p.E);
@@ -209,7 +203,6 @@ void measure_values(const Problem& p, const Int8Head& head, Index first, Index e
     });
 }
 
-//! [quantize values]
 /// \brief Rounds the values first .. end - 1 by the steps of their channels, and turns `dot_depth`
 ///        neighbouring keys into one word.
 void quantize_values(const Problem& p, const Int8Head& head, Index first, Index end,
@@ -222,6 +215,7 @@ void quantize_values(const Problem& p, const Int8Head& head, Index first, Index 
         inverse[e] = quantizer.inverse;
         scale[e] = quantizer.scale / weight_levels;
     }
+    //! [quantize values]
     for (Index j = first; j < end; j += dot_depth) {
         for (Index d = 0; d < dot_depth; ++d) {
             float* const line = scratch.line + d * scratch.line_stride;
@@ -240,17 +234,14 @@ void quantize_values(const Problem& p, const Int8Head& head, Index first, Index 
             store_words(words + e, pack(q));
         }
     }
+    //! [quantize values]
 }
-//! [quantize values]
 
 void quantize(const Problem& p, Int8Values values, const Int8Head& head, Index block,
               float* memory) {
     const QuantizeScratch scratch(p, memory);
     const Index first = block * int8_block;
     const Index end = first + int8_block < p.S ? first + int8_block : p.S;
-    mean_of_keys(p, head, scratch.mean);
-    if (block == 0)
-        std::memcpy(head.mean, scratch.mean, static_cast<std::size_t>(p.E) * sizeof(float));
     quantize_keys(p, head, first, end, scratch);
     if (values == Int8Values::int8) quantize_values(p, head, first, end, scratch);
 }

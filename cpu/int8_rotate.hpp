@@ -50,8 +50,7 @@ template <int Count>
 }
 
 /// \brief The signs and factors of both transforms, by which their channels are multiplied first.
-/// (A
-///        power of two may as well be multiplied before the additions as after.)
+///        (A power of two may as well be multiplied before the additions as after.)
 class Rotation {
   public:
     /// \param memory  (2, E rounded up to whole cache lines), aligned; null to count only

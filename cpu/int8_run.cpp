@@ -1,10 +1,10 @@
 /// \file
 /// \brief Plan, memory and threads of the tiers `int8_pv32` and `int8`.
 ///
-/// Three steps, each shared among the threads: the keys of every head are measured, then keys (and
-/// values) become integers, then tiles of 64 queries visit them. Rows that meet a number without an
-/// integer (NaN, infinity, beyond 2^40) are computed by the kernel of the tier `online`; heads
-/// whose error is above the caller's limit, if he gave one, by the tier `simd`.
+/// Steps that are each shared among the threads: the keys of every head are measured and averaged,
+/// keys (and values) become integers, tiles of 64 queries visit them. Rows that meet a number
+/// without an integer (NaN, infinity, beyond 2^40) are computed by the kernel of the tier `online`;
+/// heads whose error is above the caller's limit, if he gave one, by the tier `simd`.
 #include "int8_run.hpp"
 
 #include "flush_denormals.hpp"
@@ -20,9 +20,7 @@ namespace attn {
 
 Int8Head::Int8Head(const Problem& p, Int8Values values, int numbers_in_a_word, std::byte* memory) {
     const Index depth = numbers_in_a_word, lines_E = (p.E + 15) / 16 * 16,
-                lines_Ev = (p.Ev + 15) / 16 * 16,
-                sums_of = (p.S + smoothing_block - 1) / smoothing_block,
-                blocks = (p.S + int8_block - 1) / int8_block;
+                lines_Ev = (p.Ev + 15) / 16 * 16, blocks = (p.S + int8_block - 1) / int8_block;
     const bool integers = values == Int8Values::int8;
     key_words = (p.E + depth - 1) / depth;
     Saturating used_bytes{0};
@@ -39,8 +37,8 @@ Int8Head::Int8Head(const Problem& p, Int8Values values, int numbers_in_a_word, s
     take(value_scale, integers ? blocks : 0, lines_Ev);
     take(used, p.S, 1);
     take(not_integer, blocks, 1);
-    take(sums, sums_of, lines_E);
-    take(counts, sums_of, 1);
+    take(sums, blocks, lines_E);
+    take(counts, blocks, 1);
     bytes = used_bytes.count;
 }
 
@@ -63,7 +61,7 @@ struct Plan {
     Index heads;   // key heads, or query heads if each has a mask of its own
     Index group;   // query heads that share integers
     Index tiles;   // of 64 rows, per head
-    Index blocks;  // of 256 keys, per head
+    Index blocks;  // of 64 keys, per head
     int threads;
     Saturating head_bytes, thread_bytes;
     std::size_t sample_bytes, exact_bytes;  // of a thread, of a head; 0 without a limit
@@ -157,7 +155,7 @@ void run_rows(const Problem& p, const SimdTask& task, std::uint64_t rows, std::b
             for (Index r = 0; r < task.rows; ++r) {
                 if ((rows >> r & 1) == 0) continue;
                 const Index row = task.first_row + r;
-                online_row<T>(p, 0, row % p.Hq, row / p.Hq, OnlineScratch<float>(memory));
+                online_row<T>(p, 0, row % p.Hq, row / p.Hq, OnlineScratch<float>(memory, p.Ev));
             }
     });
 }
@@ -198,6 +196,11 @@ void int8_run(const Problem& p, Int8Values values) {
             const Index head = t / plan.blocks;
             kernel.measure(head_of(p, plan.group, head), integers_of(head), t % plan.blocks,
                            memory);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (Index head = 0; head < plan.heads; ++head) {
+            const FlushDenormals flush;
+            if (!only_floats) kernel.average(head_of(p, plan.group, head), integers_of(head));
         }
 #pragma omp for schedule(dynamic, 1)
         for (Index t = 0; t < blocks; ++t) {

@@ -13,10 +13,8 @@ namespace {
 struct Int8Scratch : TileScratch {
     float* factor;    ///< (64) scale_q * scale
     float* smoothed;  ///< (64) scale * q . mean, for the logsumexp
-    float* top;       ///< (64) largest scores of a block
     Word* bad;        ///< (64) lanes whose mask holds NaN or +infinity
     float* rotation;  ///< Rotation::floats(E)
-    float* scores;    ///< (panels, int8_block, lanes)
     Word* weight;     ///< (int8_block in words, panel_lanes)
 
     Int8Scratch(const Problem& p, Int8Values values, float* memory) : TileScratch(p, memory) {
@@ -25,27 +23,61 @@ struct Int8Scratch : TileScratch {
             floats += lines(count);
             return at;
         };
-        const bool integers = values == Int8Values::int8;
         factor = take(simd_tile_rows);
         smoothed = take(simd_tile_rows);
-        top = take(simd_tile_rows);
         bad = reinterpret_cast<Word*>(take(simd_tile_rows));
         rotation = take(Rotation::floats(p.E));
-        scores = take(integers ? int8_block * simd_tile_rows : 0);
-        weight = reinterpret_cast<Word*>(take(integers ? int8_block / dot_depth * panel_lanes : 0));
+        const Index keys = values == Int8Values::int8 ? int8_block : 0;
+        weight = reinterpret_cast<Word*>(take(keys / dot_depth * panel_lanes));
     }
     const Word* words_of(const Panel& panel) const {
         return reinterpret_cast<const Word*>(panel.query);
     }
 };
 
-/// \brief Reads, rotates, rounds and transposes the queries into words; lanes without a row hold
-///        zeros. Returns a bit for each row that has no integers.
+/// \brief a . b of two rows that end in zeros up to a whole cache line.
+float dot_rows(const float* a, const float* b, Index count) {
+    Lanes sum(0.0f);
+    for (Index e = 0; e < count; e += width) sum = fma(load(a + e), load(b + e), sum);
+    alignas(64) float lane[width];
+    store(lane, sum);
+    float total = 0;
+    for (int n = 0; n < width; ++n) total += lane[n];
+    return total;
+}
+
+/// \brief Query `row` of the tile becomes words in `line`: read, rotated and rounded. Notes the
+///        factor of its scores, and what smoothing took from them.
+/// \return false if it has no integers; its words are then those of zeros
+bool quantize_query(const Problem& p, const SimdTask& task, const RowMap& map, Index row,
+                    const Int8Head& head, const Rotation& rotate, const Int8Scratch& scratch,
+                    float* line) {
+    const TensorView& from = p.query;
+    widen_row(
+        p.dtype, from.data,
+        task.b * from.stride[0] + map.head[row] * from.stride[1] + map.query[row] * from.stride[2],
+        from.stride[3], p.E, line);
+    const bool integers = has_integers(row_magnitude(line, p.E));
+    const float scale = static_cast<float>(p.scale);
+    if (!integers)
+        for (Index e = 0; e < p.E; ++e) line[e] = 0;
+    else if (scale < 0)
+        for (Index e = 0; e < p.E; ++e) line[e] = -line[e];
+    const float size = scale < 0 ? -scale : scale;
+    scratch.smoothed[row] = size * dot_rows(line, head.mean, p.E);
+    rotate(line);
+    const Quantizer quantizer = quantizer_of(row_magnitude(line, p.E));
+    quantize_row<query_offset>(quantizer, line, p.E);
+    scratch.factor[row] = quantizer.scale * size;
+    return integers;
+}
+
+//! [queries]
+/// \brief Quantizes and transposes the queries; lanes without a row hold zeros. Returns a bit for
+///        each row that has no integers.
 std::uint64_t quantize_queries(const Problem& p, const SimdTask& task, const RowMap& map,
                                const Int8Head& head, const Int8Scratch& scratch) {
     const Rotation rotate(p.E, Operand::query, scratch.rotation);
-    const float scale = static_cast<float>(p.scale);
-    const TensorView& from = p.query;
     std::uint64_t without = 0;
     for (int lane = 0; lane < map.rows; lane += panel_lanes) {
         const Index lanes = vectors_at(map, lane) * width;
@@ -54,27 +86,11 @@ std::uint64_t quantize_queries(const Problem& p, const SimdTask& task, const Row
             for (Index n = 0; n < 4; ++n) {
                 float* const line = scratch.line + n * scratch.line_stride;
                 const Index row = lane + r + n;
-                scratch.smoothed[row] = 0;
                 for (Index e = 0; e < lines(p.E); ++e) line[e] = 0;
-                if (row < map.rows) {
-                    widen_row(p.dtype, from.data,
-                              task.b * from.stride[0] + map.head[row] * from.stride[1] +
-                                  map.query[row] * from.stride[2],
-                              from.stride[3], p.E, line);
-                    if (!has_integers(row_magnitude(line, p.E))) {
-                        without |= std::uint64_t{1} << row;
-                        for (Index e = 0; e < p.E; ++e) line[e] = 0;
-                    }
-                    float dot = 0;
-                    for (Index e = 0; e < p.E; ++e) dot += line[e] * head.mean[e];
-                    scratch.smoothed[row] = scale * dot;
-                    if (scale < 0)
-                        for (Index e = 0; e < p.E; ++e) line[e] = -line[e];
-                    rotate(line);
-                }
-                const Quantizer quantizer = quantizer_of(row_magnitude(line, p.E));
-                quantize_row<query_offset>(quantizer, line, p.E);
-                scratch.factor[row] = quantizer.scale * (scale < 0 ? -scale : scale);
+                scratch.smoothed[row] = scratch.factor[row] = 0;
+                if (row < map.rows &&
+                    !quantize_query(p, task, map, row, head, rotate, scratch, line))
+                    without |= std::uint64_t{1} << row;
             }
             Index w = 0;
             for (; w + 4 <= head.key_words; w += 4)
@@ -87,6 +103,7 @@ std::uint64_t quantize_queries(const Problem& p, const SimdTask& task, const Row
     }
     return without;
 }
+//! [queries]
 
 /// \brief Whether row r of the tile may see key j.
 bool sees(const Problem& p, const RowMap& map, Index r, Index j) {
@@ -116,26 +133,19 @@ std::uint64_t rows_without_integers(const Problem& p, const RowMap& map, const I
 
 /// \brief The quantized keys first .. first + keys - 1 and their mask; false if no row sees any.
 /// \param allowed  working memory
-bool take_keys(const Problem& p, const RowMap& map, const Int8Head& head, Index first, Index keys,
-               const Int8Scratch& scratch, std::uint64_t (&allowed)[64], QuantizedKeys& tile) {
+bool take_keys(const Problem& p, const SimdTask& task, const RowMap& map, const Int8Head& head,
+               Index first, Index keys, const Int8Scratch& scratch, std::uint64_t (&allowed)[64],
+               QuantizedKeys& tile) {
+    KeyTile masked{};
+    masked.keys = keys;
+    if (mask_tile(p, task, map, first, scratch, allowed, masked) == Cover::none) return false;
     tile = {head.key + first * head.key_words,
             head.key_start + first,
             head.key_scale + first,
             head.key_words,
             keys,
-            nullptr,
-            nullptr};
-    const Cover cover = read_bits(p, 0, map, first, keys, allowed);
-    if (cover == Cover::none) return false;
-    if (cover == Cover::mixed) {
-        turn_to_lanes(map, allowed);
-        tile.allowed = allowed;
-    }
-    if (p.mask_kind == MaskKind::additive) {
-        const Cover bias = read_bias(p, 0, map, first, keys, scratch.bias, scratch.line);
-        if (bias == Cover::none) return false;
-        if (bias == Cover::mixed) tile.bias = scratch.bias;
-    }
+            masked.allowed,
+            masked.bias};
     return true;
 }
 
@@ -163,7 +173,7 @@ void visit_float_values(const Problem& p, const SimdTask& task, const RowMap& ma
         values.keys = end - first < simd_tile_keys ? end - first : simd_tile_keys;
         alignas(64) std::uint64_t allowed[64];
         QuantizedKeys keys;
-        if (!take_keys(p, map, head, first, values.keys, scratch, allowed, keys)) continue;
+        if (!take_keys(p, task, map, head, first, values.keys, scratch, allowed, keys)) continue;
         fetch_rows(p, task, p.value, p.Ev, first, values.keys, scratch.value, values.value,
                    values.value_stride);
         for (int lane = 0; lane < map.rows; lane += panel_lanes)
@@ -180,52 +190,39 @@ void visit_float_values(const Problem& p, const SimdTask& task, const RowMap& ma
 }
 //! [float values]
 
+/// \brief All a panel does with one block of keys: scores, weights and values in integers.
+template <int Vectors>
+void visit_block(const Problem& p, const Int8Scratch& scratch, const QuantizedKeys& keys,
+                 const QuantizedValues& values, int lane) {
+    constexpr Index lanes = Vectors * width;
+    const Panel panel = panel_at(p, scratch, lane);
+    Lanes top[Vectors];
+#pragma GCC unroll 8
+    for (int n = 0; n < Vectors; ++n) top[n] = Lanes(minus_infinity);
+    score_panel_integers(p, scratch, keys, lane, scratch.score, top);
+    // Numbers of the last word that stand for no key.
+    for (Index n = keys.keys * lanes; n < values.words * dot_depth * lanes; ++n)
+        scratch.score[n] = minus_infinity;
+    const auto factors = weigh_integers(panel, values.words, scratch.score, scratch.weight, top);
+    sum_integers(panel, values, p.Ev, scratch.weight, factors);
+}
+
 //! [integer values]
-/// \brief All blocks of keys: the scores of up to four tiles, then their weights, then their sum.
-void visit_integer_values(const Problem& p, const RowMap& map, const Int8Head& head,
-                          const Int8Scratch& scratch) {
+void visit_integer_values(const Problem& p, const SimdTask& task, const RowMap& map,
+                          const Int8Head& head, const Int8Scratch& scratch) {
     start_panels(p, map, scratch);
     const Index end = map.visible[map.rows - 1];
-    for (Index block = 0; block * int8_block < end; ++block) {
-        VisitedBlock visited;
-        for (Index r = 0; r < simd_tile_rows; ++r) scratch.top[r] = minus_infinity;
-        const Index stop = (block + 1) * int8_block < end ? (block + 1) * int8_block : end;
-        for (Index first = block * int8_block; first < stop; first += simd_tile_keys) {
-            const Index count = stop - first < simd_tile_keys ? stop - first : simd_tile_keys;
-            alignas(64) std::uint64_t allowed[64];
-            QuantizedKeys keys;
-            if (!take_keys(p, map, head, first, count, scratch, allowed, keys)) continue;
-            const int t = visited.tiles++;
-            visited.first[t] = first;
-            visited.words[t] = words(count);
-            for (int lane = 0; lane < map.rows; lane += panel_lanes)
-                with_vectors(vectors_at(map, lane), [&]<int Vectors>(Rows<Vectors>) {
-                    constexpr Index lanes = Vectors * width;
-                    float* const score =
-                        scratch.scores + lane * int8_block + t * simd_tile_keys * lanes;
-                    Lanes top[Vectors];
-#pragma GCC unroll 8
-                    for (int n = 0; n < Vectors; ++n) top[n] = load(scratch.top + lane + n * width);
-                    score_panel_integers(p, scratch, keys, lane, score, top);
-#pragma GCC unroll 8
-                    for (int n = 0; n < Vectors; ++n) store(scratch.top + lane + n * width, top[n]);
-                    // Numbers of the last word that stand for no key.
-                    for (Index n = count * lanes; n < words(count) * dot_depth * lanes; ++n)
-                        score[n] = minus_infinity;
-                });
-        }
-        if (visited.tiles == 0) continue;
+    for (Index first = 0; first < end; first += int8_block) {
+        const Index count = end - first < int8_block ? end - first : int8_block;
+        alignas(64) std::uint64_t allowed[64];
+        QuantizedKeys keys;
+        if (!take_keys(p, task, map, head, first, count, scratch, allowed, keys)) continue;
+        const QuantizedValues values = {head.value + first / dot_depth * lines(p.Ev),
+                                        head.value_scale + first / int8_block * lines(p.Ev),
+                                        lines(p.Ev), words(count)};
         for (int lane = 0; lane < map.rows; lane += panel_lanes)
             with_vectors(vectors_at(map, lane), [&]<int Vectors>(Rows<Vectors>) {
-                const Panel panel = panel_at(p, scratch, lane);
-                Lanes top[Vectors];
-#pragma GCC unroll 8
-                for (int n = 0; n < Vectors; ++n) top[n] = load(scratch.top + lane + n * width);
-                const auto factors =
-                    weigh_integers(panel, visited.all_words(), scratch.scores + lane * int8_block,
-                                   scratch.weight, top);
-                sum_integers(panel, visited, head.value, lines(p.Ev),
-                             head.value_scale + block * lines(p.Ev), p.Ev, scratch.weight, factors);
+                visit_block<Vectors>(p, scratch, keys, values, lane);
             });
     }
 }
@@ -238,7 +235,7 @@ std::uint64_t attend(const Problem& p, Int8Values values, const Int8Head& head,
     std::uint64_t without = quantize_queries(p, task, map, head, scratch);
     for (Index r = 0; r < simd_tile_rows; ++r) scratch.bad[r] = 0;
     if (values == Int8Values::int8) {
-        visit_integer_values(p, map, head, scratch);
+        visit_integer_values(p, task, map, head, scratch);
     } else {
         visit_float_values(p, task, map, head, scratch, false);
         if (!all_finite(p, map, scratch))  // as in the tier `simd`

@@ -18,7 +18,7 @@ namespace {
 
 void run(const Problem& p) {
     visit_float(p.dtype, [&]<class T>(T) {
-        const OnlineScratch<Compute<T>> scratch(p.scratch.data());
+        const OnlineScratch<Compute<T>> scratch(p.scratch.data(), p.Ev);
         for (Index b = 0; b < p.B; ++b)
             for (Index h = 0; h < p.Hq; ++h)
                 for (Index i = 0; i < p.L; ++i) online_row<T>(p, b, h, i, scratch);

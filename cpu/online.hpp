@@ -21,12 +21,14 @@ template <class Real>
 struct OnlineScratch {
     Real* score;  ///< (online_tile)
     Real* sum;    ///< (Ev): weighted sum of value rows, not yet divided
+    Real* part;   ///< (Ev): the same of one tile
 
     static std::size_t bytes(const Problem& p) {
-        return ((counted(online_tile) + counted(p.Ev)) * Saturating{sizeof(Real)}).count;
+        return ((counted(online_tile) + counted(p.Ev) * Saturating{2}) * Saturating{sizeof(Real)})
+            .count;
     }
-    explicit OnlineScratch(std::byte* memory)
-        : score(reinterpret_cast<Real*>(memory)), sum(score + online_tile) {}
+    OnlineScratch(std::byte* memory, Index Ev)
+        : score(reinterpret_cast<Real*>(memory)), sum(score + online_tile), part(sum + Ev) {}
 };
 
 /// \brief Row (b, h, i): keys come tile by tile, and what was summed under an old maximum shrinks
@@ -58,15 +60,19 @@ void online_row(const Problem& p, Index b, Index h, Index i, OnlineScratch<Compu
         Real largest = row.max;
         for (Index j = 0; j < count; ++j) largest = larger(largest, scratch.score[j]);
         const Real shrink = row.grow(largest);
-        for (Index e = 0; e < p.Ev; ++e) scratch.sum[e] *= shrink;
 
+        // Rounding errors grow with the length of a sum: 64 terms, then S / 64 sums, not S terms.
+        Real weights = 0;
+        std::fill_n(scratch.part, p.Ev, Real(0));
         for (Index j = 0; j < count; ++j) {
             const Real weight = row.weight(scratch.score[j]);
             if (weight == 0) continue;  // a masked key: its value may be NaN
-            row.sum += weight;
+            weights += weight;
             for (Index e = 0; e < p.Ev; ++e)
-                scratch.sum[e] += weight * Real(value(b, hk, first + j, e));
+                scratch.part[e] += weight * Real(value(b, hk, first + j, e));
         }
+        row.sum += weights;
+        for (Index e = 0; e < p.Ev; ++e) scratch.sum[e] = scratch.sum[e] * shrink + scratch.part[e];
         //! [fold]
     }
 

@@ -47,7 +47,7 @@ void run(const Problem& p) {
         for (Index task = 0; task < tasks; ++task) {
             std::byte* const own =
                 p.scratch.data() + static_cast<std::size_t>(omp_get_thread_num()) * bytes;
-            const OnlineScratch<Compute<T>> scratch(own);
+            const OnlineScratch<Compute<T>> scratch(own, p.Ev);
             const Index b = task / (p.Hq * per_head), h = task / per_head % p.Hq;
             const Index first = (per_head - 1 - task % per_head) * rows_per_task;
             for (Index i = first; i < std::min(first + rows_per_task, p.L); ++i)

@@ -92,8 +92,8 @@ template <int Full, class F>
 }
 
 /// \brief Calls f(row, vector, register) for every accumulator; the loops vanish when compiled.
-template <int Count, int Vectors, class F>
-[[gnu::always_inline]] inline void for_each_register(Lanes (&c)[Count][Vectors], F&& f) {
+template <class Register, int Count, int Vectors, class F>
+[[gnu::always_inline]] inline void for_each_register(Register (&c)[Count][Vectors], F&& f) {
 #pragma GCC unroll 16
     for (int r = 0; r < Count; ++r)
 #pragma GCC unroll 8

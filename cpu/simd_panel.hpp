@@ -62,7 +62,9 @@ void score_panel(const Panel& panel, const KeyTile& tile, int first_lane, Index 
     });
 }
 
-/// \brief Scores become weights, exp(score - max), in place.
+/// \brief Scores become weights, exp(score - max), in place. A tile's weights are summed by
+///        themselves and then join the running sum, so that rounding errors of equal terms add up
+///        over 64 keys and the tiles, not over all keys.
 /// \param top     maxima of all scores so far
 /// \param shrink  exp(old max - new max): for all that was summed under the old maxima
 template <int Vectors>
@@ -75,7 +77,7 @@ void weigh_panel(const Panel& panel, Index keys, float* score, const Lanes (&top
         // there.
         shift[n] = xsimd::select(top[n] == Lanes(minus_infinity), Lanes(0.0f), top[n]);
         shrink[n] = exp2((load(panel.max + n * width) - shift[n]) * Lanes(log2e));
-        sum[n] = load(panel.sum + n * width) * shrink[n];
+        sum[n] = Lanes(0.0f);
         store(panel.max + n * width, top[n]);
     }
     for (Index j = 0; j < keys; ++j) {
@@ -88,7 +90,8 @@ void weigh_panel(const Panel& panel, Index keys, float* score, const Lanes (&top
         }
     }
 #pragma GCC unroll 8
-    for (int n = 0; n < Vectors; ++n) store(panel.sum + n * width, sum[n]);
+    for (int n = 0; n < Vectors; ++n)
+        store(panel.sum + n * width, fma(load(panel.sum + n * width), shrink[n], sum[n]));
 }
 
 /// \brief out^T = out^T * shrink + V^T weights^T.
@@ -102,9 +105,7 @@ void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* 
         float* const out = panel.out + first * Vectors * width;
         const float* const value = tile.value + first;
         Lanes c[Columns][Vectors];  // output of Columns elements of Ev
-        for_each_register(c, [&](int r, int n, Lanes& x) {
-            x = load(out + (r * Vectors + n) * width) * shrink[n];
-        });
+        for_each_register(c, [](int, int, Lanes& x) { x = Lanes(0.0f); });
         if (!careful)
             multiply_add<Unit::row>(value, tile.value_stride, weight, tile.keys, c);
         else
@@ -114,8 +115,10 @@ void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* 
                     const Lanes sum = fma(Lanes(value[j * tile.value_stride + r]), w, x);
                     x = xsimd::select(w == Lanes(0.0f), x, sum);
                 });
-        for_each_register(
-            c, [&](int r, int n, Lanes& x) { store(out + (r * Vectors + n) * width, x); });
+        for_each_register(c, [&](int r, int n, const Lanes& x) {
+            float* const at = out + (r * Vectors + n) * width;
+            store(at, fma(load(at), shrink[n], x));
+        });
     });
 }
 

@@ -1,10 +1,10 @@
 /// \file
 /// \brief The tiers `int8_pv32` and `int8`: their integers are those of quantize.hpp, bit for bit,
-/// on
-///        every instruction set; what they compute from them is right on each; and they are as
+///        on every instruction set; what they compute from them is right on each; and they are as
 ///        accurate as they claim on the inputs that are hard for 8 bits.
 #include "harness.hpp"
 #include "int8_kernel.hpp"
+#include "int8_products.hpp"
 
 #include <attn/quantize.hpp>
 
@@ -19,13 +19,14 @@ namespace {
 struct Copy {
     Isa isa;
     const Int8Kernels* kernels;
+    Int8Products products;
 };
 
 /// The copies of the kernels that this machine can run.
 std::vector<Copy> copies() {
     std::vector<Copy> list;
 #define ATTN_COPY(isa) \
-    if (supports(Isa::isa)) list.push_back({Isa::isa, &isa::int8_kernels});
+    if (supports(Isa::isa)) list.push_back({Isa::isa, &isa::int8_kernels, isa::int8_products});
     ATTN_FOR_EACH_DOT_ISA(ATTN_COPY)
 #undef ATTN_COPY
     return list;
@@ -184,6 +185,7 @@ TEST_CASE("the integers of every instruction set are those of the algebra") {
             const Index blocks = (c.S + int8_block - 1) / int8_block;
             for (Index block = 0; block < blocks; ++block)
                 copy.kernels->measure(p, head, block, own);
+            copy.kernels->average(p, head);
             for (Index block = 0; block < blocks; ++block)
                 copy.kernels->quantize(p, Int8Values::int8, head, block, own);
 
@@ -222,6 +224,28 @@ TEST_CASE("the integers of every instruction set are those of the algebra") {
         }
 }
 
+TEST_CASE("the 8-bit dot product of every instruction set is the sum of its products") {
+    // The largest products first: a form that adds two of them in 16 bits would saturate.
+    std::vector<std::vector<int>> as(3), bs(3);
+    std::uint32_t random = 1;
+    for (int i = 0; i < 640; ++i) {
+        random = random * 1664525u + 1013904223u;
+        const int a = static_cast<int>(random >> 24);
+        const int b = static_cast<int>((random >> 8) % 255) - 127;
+        const int all_a[] = {255, 255, a}, all_b[] = {127, -127, b};
+        for (int n = 0; n < 3; ++n) as[n].push_back(all_a[n]), bs[n].push_back(all_b[n]);
+    }
+    for (int n = 0; n < 3; ++n) {
+        int want = 0;
+        for (std::size_t i = 0; i < as[n].size(); ++i) want += as[n][i] * bs[n][i];
+        for (const Copy& copy : copies()) {
+            CAPTURE(std::string(attn::name_of(copy.isa)));
+            CHECK(copy.products(as[n], bs[n], false) == want);
+            CHECK(copy.products(as[n], bs[n], true) == want);
+        }
+    }
+}
+
 TEST_CASE("the int8 tiers are right on every instruction set") {
     for (const Copy& copy : copies())
         for (const char* name : {"int8_pv32", "int8"}) {
@@ -241,26 +265,32 @@ TEST_CASE("the int8 tiers are right on every instruction set") {
 }
 
 TEST_CASE("the int8 tiers keep the accuracy they claim on every generator") {
-    // Issue: cosine >= 0.9999 and relative L2 <= 1.3e-2 on gauss with float32 values, and relative
-    // L1 <= 0.03 on each generator; the worst head counts. `int8` adds the rounding of weights and
-    // values, and is held to the same L1.
-    if (small_scale()) return;
-    for (const Generator& g : generators()) {
-        const Qkv x = generate(g.name, {1, 2, 2, 512, 512, 128, 128}, 5);
-        const Reference want = reference(x.query, x.key, x.value);
-        for (const char* name : {"int8_pv32", "int8"}) {
-            const Tier& tier = *find_tier(name);
+    // The worst head counts: relative L1 <= 0.03 on each generator, and on gauss cosine >= 0.9999
+    // and relative L2 <= 1.3e-2, which is what others reach with 16-bit weights and values.
+    const Index L = small_scale() ? 128 : 512;
+    for (const char* name : {"int8_pv32", "int8"}) {
+        const Tier& tier = *find_tier(name);
+        double closest = 0;  // to its bound, of all elements
+        for (const Generator& g : generators()) {
+            const Qkv x = generate(g.name, {1, 2, 2, L, L, 128, 128}, 5);
+            const Reference want = reference(x.query, x.key, x.value);
             const Output got = run(tier, x.query, x.key, x.value);
             for (const Verdict& v : judge_heads(got.out.view, want, {tier, DType::float32})) {
                 CAPTURE(std::string(g.name));
                 CAPTURE(std::string(name));
                 CHECK_MESSAGE(v.ok(), text_of(v));
-                CHECK(!(v.relative_l1 > 0.03));
-                if (std::string(g.name) != "gauss" || tier.accuracy.quantized_values) continue;
+                CHECK(v.relative_l1 <= 0.03);
+                closest = std::max(closest, v.worst_ratio);
+                if (std::string(g.name) != "gauss") continue;
                 CHECK(v.cosine >= 0.9999);
                 CHECK(v.relative_l2 <= 1.3e-2);
             }
         }
+        // The largest of so many errors is beyond four standard deviations, of the eight that are
+        // allowed: the allowance is neither a guess nor generous. (Half steps of weights and values
+        // are allowed as if none cancelled: keys may be equal.)
+        CAPTURE(closest);
+        CHECK(closest > (tier.accuracy.quantized_values ? 0.2 : 0.4));
     }
 }
 
@@ -279,19 +309,19 @@ TEST_CASE("the int8 tiers keep small weights beside an attention sink") {
         const Tier& tier = *find_tier(name);
         const Output got = run(tier, x.query, x.key, x.value, options);
         expect_right(tier, got, want);
-        // Three of four blocks are exact; the sink's own loses 256 weights of 1 / 600.
-        CHECK(values(got.logsumexp.view)[0] == doctest::Approx(std::log(1623.0)).epsilon(0.025));
+        // 15 of 16 blocks are exact; the sink's own loses 63 weights of 1 / 600.
+        CHECK(values(got.logsumexp.view)[0] == doctest::Approx(std::log(1623.0)).epsilon(0.007));
     }
 }
 
 TEST_CASE("the int8 tiers keep the error that the caller allows") {
-    if (small_scale()) return;
+    const Index L = small_scale() ? 96 : 256;
     for (const Generator& g : generators()) {
-        const Qkv x = generate(g.name, {1, 4, 2, 256, 256, 64, 64}, 8);
+        const Qkv x = generate(g.name, {1, 4, 2, L, L, 64, 64}, 8);
         const Reference want = reference(x.query, x.key, x.value);
         for (const char* name : {"int8_pv32", "int8"})
             for (double limit : {0.004, 0.015, 0.03}) {
-                Tensor out({1, 4, 256, 64});
+                Tensor out({1, 4, L, 64});
                 Execution execution;
                 execution.tier = name;
                 execution.max_relative_error = limit;
@@ -301,6 +331,74 @@ TEST_CASE("the int8 tiers keep the error that the caller allows") {
                 for (const Verdict& v : judge_heads(out.view(), want))
                     CHECK(v.relative_l2 <= limit);
             }
+    }
+}
+
+TEST_CASE("the int8 tiers keep normal data in integers down to the limit they state") {
+    for (Index E : {64, 128}) {
+        const Qkv x = generate("gauss", {1, 1, 1, 256, 256, E, E}, 12);
+        const auto compute = [&](const char* tier, double limit) {
+            Tensor out({1, 1, 256, E});
+            Execution execution;
+            execution.tier = tier;
+            execution.max_relative_error = limit;
+            scaled_dot_product_attention(x.query, x.key, x.value, out, {}, execution);
+            return out;
+        };
+        const Tensor exact = compute("simd", 0);
+        for (const char* name : {"int8_pv32", "int8"}) {
+            const double limit = find_tier(name)->limits.error_limit;
+            CAPTURE(std::string(name));
+            CAPTURE(E);
+            CHECK(first_difference(compute(name, limit).view(), exact.view()) != -1);
+            CHECK(first_difference(compute(name, 0.8 * limit).view(), exact.view()) == -1);
+        }
+    }
+}
+
+TEST_CASE("the int8 tiers are taken by auto only where the caller allows an error") {
+    const Tensor x({1, 8, 1024, 128});
+    Tensor out({1, 8, 1024, 128});
+    const auto reason = [&](double limit, std::string_view name, std::string& taken) {
+        Execution execution;
+        execution.max_relative_error = limit;
+        const Explanation why = explain(x, x, x, out, {}, execution);
+        taken = why.tier;
+        for (const Candidate& c : why.candidates)
+            if (c.tier == name) return c.reason;
+        return std::string();
+    };
+    const auto holds = [](const std::string& text, const char* part) {
+        return text.find(part) != std::string::npos;
+    };
+    for (const char* name : {"int8_pv32", "int8"}) {
+        std::string taken;
+        CHECK(holds(reason(0, name, taken), "say max_relative_error"));
+        CHECK_FALSE(find_tier(taken)->accuracy.quantized);
+        CHECK(holds(reason(1e-3, name, taken), "most heads would be computed twice"));
+        CHECK_FALSE(find_tier(taken)->accuracy.quantized);
+        CHECK(holds(reason(0.05, name, taken), "a larger relative error than 0.05"));
+    }
+}
+
+TEST_CASE("the int8 tiers measure the error of very large and very small values as well") {
+    // Squares of these overflow or vanish in float32; the values of `int8_pv32` may be as they
+    // like.
+    const Qkv x = generate("key_bias_sharp", {1, 1, 1, 128, 128, 64, 8}, 10);
+    for (double size : {1e-25, 1e25}) {
+        Tensor value({1, 1, 128, 8});
+        for (Index i = 0; i < value.size(); ++i) value.set(i, size * x.value.get(i));
+        const Reference want = reference(x.query, x.key, value);
+        for (const char* name : {"int8_pv32", "int8"}) {
+            Tensor out({1, 1, 128, 8});
+            Execution execution;
+            execution.tier = name;
+            execution.max_relative_error = 1e-4;
+            scaled_dot_product_attention(x.query, x.key, value, out, {}, execution);
+            CAPTURE(size);
+            CAPTURE(std::string(name));
+            CHECK(judge_heads(out.view(), want)[0].relative_l2 <= 1e-4);
+        }
     }
 }
 
@@ -327,7 +425,7 @@ TEST_CASE("the int8 tiers decide head by head which may stay in integers") {
     const auto same = [](const Tensor& a, const Tensor& b, Index h) {
         return first_difference(slice(a.view(), 1, h, h + 1), slice(b.view(), 1, h, h + 1)) == -1;
     };
-    const Tensor mixed = compute("int8", 0.027), none = compute("int8", 1e-4),
+    const Tensor mixed = compute("int8", 0.022), none = compute("int8", 1e-4),
                  all = compute("int8", 1);
     CHECK((same(mixed, rounded, 0) && same(mixed, exact, 1)));
     CHECK((same(none, exact, 0) && same(none, exact, 1)));

@@ -119,9 +119,23 @@ TEST_CASE("the bound adds up from ulp and scores and weights") {
     const double lse_bound = 0x1p-150 + 0x1p-24 * (16 + 8 * 5);
     CHECK(judge_logsumexp(Tensor({1, 1, 1}).view(), r).bound ==
           doctest::Approx(lse_bound).epsilon(1e-12));
+    // The sum of values, of which each went through 64 + 10 additions, and that of the weights.
+    r.S = 640;
+    CHECK(judge(one(DType::float32, 1).view(), r).bound ==
+          doctest::Approx(bound + 0x1p-24 * 2 * 74 * 3).epsilon(1e-12));
+    CHECK(judge_logsumexp(Tensor({1, 1, 1}).view(), r).bound ==
+          doctest::Approx(lse_bound + 0x1p-24 * 74).epsilon(1e-12));
     r.dtype = DType::float64;
     CHECK(judge(one(DType::float64, 1).view(), r).bound ==
-          doctest::Approx(0x1p-53 + 0x1p-53 * (16 + 8 * 5) * 3).epsilon(1e-12));
+          doctest::Approx(0x1p-53 + 0x1p-53 * (16 + 2 * 640 + 8 * 5) * 3).epsilon(1e-12));
+}
+
+TEST_CASE("the longest sum has as many additions as its blocks") {
+    CHECK(longest_sum(0, DType::float32) == 0);
+    CHECK(longest_sum(63, DType::bfloat16) == 63);
+    CHECK(longest_sum(64, DType::float32) == 65);
+    CHECK(longest_sum(8193, DType::float16) == 64 + 128);
+    CHECK(longest_sum(8193, DType::float64) == 8193);
 }
 
 TEST_CASE("the verdict measures the whole as well as the worst element") {

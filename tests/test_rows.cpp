@@ -159,3 +159,34 @@ TEST_CASE("every tier moves towards a value whose score is raised") {
         }
     }
 }
+
+TEST_CASE("every tier adds many equal weights without drifting") {
+    // Rounding errors of a sum point either way and mostly cancel, unless all terms are the same:
+    // each addition within a binade then rounds the same way. A first key, the sink, keeps the
+    // other weights from being 1, whose sums are exact.
+    for (const Tier* tier : tiers_under_test()) {
+        SUBCASE(subcase(tier, "equal weights").c_str()) {
+            for (Index S : {1024, 8193})
+                for (DType dtype : dtypes)
+                    for (double sink : {0.3, 1.2, 4.7}) {
+                        // 2 rows or 18: tiers take few queries another way than many.
+                        const Index L = sink > 1 ? 18 : 2;
+                        Qkv x{Tensor({1, 1, L, 8}, dtype), Tensor({1, 1, S, 8}, dtype),
+                              Tensor({1, 1, S, 3}, dtype)};
+                        for (Index i = 0; i < x.query.size(); ++i) x.query.set(i, i % 8 == 0);
+                        for (Index i = 0; i < x.key.size(); ++i) x.key.set(i, i == 0 ? sink : 0);
+                        const double row[] = {0.7, 1, -0.3};
+                        for (Index i = 0; i < x.value.size(); ++i)
+                            x.value.set(i, i < 3 ? 0 : row[i % 3]);
+                        Options options;
+                        options.scale = 1;
+                        if (!takes(*tier, x.query, x.key, x.value, options)) continue;
+                        CAPTURE(S);
+                        CAPTURE(sink);
+                        CAPTURE(std::string(attn::name_of(dtype)));
+                        expect_right(*tier, run(*tier, x.query, x.key, x.value, options),
+                                     reference(x.query, x.key, x.value, options));
+                    }
+        }
+    }
+}

@@ -10,6 +10,7 @@ import tomllib
 import xml.sax.saxutils
 
 import excerpts
+import int8
 import tables
 from sources import files_of
 from words import WORDS
@@ -275,6 +276,12 @@ class Maker:
     def do_anchors(self):
         """What others' kernels take at the seed's shapes, from the record that holds them."""
         return tables.anchors(self.words, self.root / "docs/measured")
+
+    def do_int8_accuracy(self, name):
+        return int8.accuracy(self.words, self.root / "docs/measured", name)
+
+    def do_int8_speed(self, name):
+        return int8.speed(self.words, self.root / "docs/measured", name)
 
     def do_int8_state(self):
         names = [t["name"] for t in self.facts["tiers"] if t["quantized"] or "int8" in t["name"]]

@@ -40,6 +40,10 @@ WORDS = {
         "of_read": "of reading", "of_peak": "of the FMA peak", "torch_over": "torch / this",
         "mutant": "what is broken", "models": "the mistake it stands for",
         "anchor": "implementation", "title_key": "title",
+        "cosine": "cosine", "relative_l1": "relative L1", "relative_l2": "relative L2",
+        "largest": "largest error", "times_simd": "times as fast as `simd`",
+        "int8_anchors": "Beside it, normal data through others' kernels, (2, 8, 2048, 2048, E):",
+        "int8_not_measured": "Not measured here: `python3 tests/bench/record_int8.py {}` makes the record.",
         "bug": "left out or broken", "caught": "caught", "passes": "passes",
     },
     "zh": {
@@ -79,6 +83,10 @@ WORDS = {
         "of_read": "（读带宽）", "of_peak": "（FMA 峰值）", "torch_over": "torch / 本项",
         "mutant": "弄坏了什么", "models": "代表的错误",
         "anchor": "实现", "title_key": "title_zh",
+        "cosine": "余弦", "relative_l1": "相对 L1", "relative_l2": "相对 L2",
+        "largest": "最大误差", "times_simd": "相对 `simd` 的倍数",
+        "int8_anchors": "作为对照，正态数据经过别人的内核，(2, 8, 2048, 2048, E)：",
+        "int8_not_measured": "本机尚未测量：运行 `python3 tests/bench/record_int8.py {}` 即可生成记录。",
         "bug": "被省略或写错的部分", "caught": "发现", "passes": "漏过",
     },
 }

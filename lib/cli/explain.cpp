@@ -17,6 +17,7 @@ struct ExplainFlags {
     ProblemFlags problem;
     std::string tier = "auto", device = "host";
     int threads = 0;
+    double max_relative_error = 0;
 };
 
 Exit explain_choice(const ExplainFlags& flags, const Common& common) {
@@ -34,12 +35,14 @@ Exit explain_choice(const ExplainFlags& flags, const Common& common) {
         throw Error(ErrorCode::bad_option,
                     fmt::format("--device is '{}', but must be host or cuda", flags.device));
     }
-    const Explanation explanation = explain(query, key, value, out_view, options,
-                                            {.tier = flags.tier, .threads = flags.threads});
+    Execution execution{.tier = flags.tier,
+                        .threads = flags.threads,
+                        .max_relative_error = flags.max_relative_error};
+    const Explanation explanation = explain(query, key, value, out_view, options, execution);
 
     // Which kernel inside the tier, where there are several.
     const Tier& taken = *find_tier(explanation.tier);
-    Execution execution{.tier = taken.name, .threads = flags.threads};
+    execution.tier = taken.name;
     const std::string variant =
         taken.variant == nullptr
             ? ""
@@ -84,6 +87,9 @@ Command add_explain(CLI::App& parent, const Common& common) {
     app->add_option("--tier", flags->tier, "As for `attn run`; default: auto")->type_name("NAME");
     app->add_option("--threads", flags->threads, "Threads of a CPU tier; default: all")
         ->type_name("N");
+    app->add_option("--max-relative-error", flags->max_relative_error,
+                    "Of a head, that a tier which rounds to 8 bits may make; default: no limit")
+        ->type_name("X");
     app->add_option("--device", flags->device,
                     "Where the tensors live: host or cuda; default: host")
         ->type_name("NAME");

@@ -44,9 +44,9 @@ void time(Measurement& result, int wanted, Call&& call) {
     result.calls = static_cast<int>(seconds.size());
 }
 
-Verdict worst_head(const Tensor& out, const Reference& reference, double weight_error) {
+Verdict worst_head(const Tensor& out, const Reference& reference, const Allowance& allowance) {
     Verdict worst;
-    for (const Verdict& head : judge_heads(out, reference, weight_error))
+    for (const Verdict& head : judge_heads(out, reference, allowance))
         if (worst.count == 0 || !(head.relative_l1 <= worst.relative_l1)) worst = head;
     return worst;
 }
@@ -85,17 +85,16 @@ Measurement measure_one(const Tier& tier, const Inputs& inputs, const Reference&
     };
     call();  // to warm up, and to judge
     result.shape.assign(out.shape().begin(), out.shape().end());
-    const double weight_error = weight_error_of(tier, inputs.query.dtype());
+    const Allowance allowance(tier, inputs.query.dtype());
+    result.out = judge(out, wanted, allowance);
+    result.accepted = result.out.ok();
+    if (returns_logsumexp) {
+        result.logsumexp = judge_logsumexp(logsumexp, wanted, allowance);
+        result.accepted = result.accepted && result.logsumexp.ok();
+    }
     if (tier.accuracy.quantized) {
-        result.out = worst_head(out, wanted, weight_error);
-        result.accepted = result.out.nans == 0 && result.out.relative_l1 <= quantized_relative_l1;
-    } else {
-        result.out = judge(out, wanted, weight_error);
-        result.accepted = result.out.ok();
-        if (returns_logsumexp) {
-            result.logsumexp = judge_logsumexp(logsumexp, wanted, weight_error);
-            result.accepted = result.accepted && result.logsumexp.ok();
-        }
+        result.out = worst_head(out, wanted, allowance);
+        result.accepted = result.accepted && result.out.relative_l1 <= quantized_relative_l1;
     }
     time(result, flags.calls, call);
     return result;

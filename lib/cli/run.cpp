@@ -20,6 +20,7 @@ struct RunFlags {
     ProblemFlags problem;
     std::string tier = "auto", out, logsumexp;
     int threads = 0;
+    double max_relative_error = 0;
 };
 
 /// \brief A .npy or .safetensors file to come. Made before the work, so that a name that cannot be
@@ -64,7 +65,9 @@ Exit run(const RunFlags& flags, const Common& common) {
     const Options options = inputs.options();
     Tensor out = inputs.make_out();
     Tensor logsumexp;
-    Execution execution{.tier = flags.tier, .threads = flags.threads};
+    Execution execution{.tier = flags.tier,
+                        .threads = flags.threads,
+                        .max_relative_error = flags.max_relative_error};
     if (!flags.logsumexp.empty() && inputs.query.rank() >= 2) {
         logsumexp =
             Tensor(inputs.query.shape().first(inputs.query.shape().size() - 1),
@@ -134,6 +137,9 @@ Command add_run(CLI::App& parent, const Common& common) {
         ->type_name("NAME");
     app->add_option("--threads", flags->threads, "Threads of a CPU tier; default: all")
         ->type_name("N");
+    app->add_option("--max-relative-error", flags->max_relative_error,
+                    "Of a head, that a tier which rounds to 8 bits may make; default: no limit")
+        ->type_name("X");
     app->add_option("--out", flags->out, "Where out goes: .npy or .safetensors")
         ->required()
         ->type_name("FILE");

@@ -33,7 +33,8 @@ struct Arguments {
 
     Arguments(nb::handle query_, nb::handle key_, nb::handle value_, nb::handle out_,
               nb::handle mask_, nb::handle logsumexp_, int causal, std::optional<double> scale,
-              std::string tier_, std::uintptr_t stream, int threads, bool bfloat16_bits)
+              std::string tier_, std::uintptr_t stream, int threads, bool bfloat16_bits,
+              double max_relative_error)
         : tier(std::move(tier_)) {
         const Bits16 bits16 = bfloat16_bits ? Bits16::bfloat16 : Bits16::refused;
         query = import_input(query_, "query", bits16);
@@ -48,6 +49,7 @@ struct Arguments {
         execution.tier = tier;
         execution.stream = reinterpret_cast<void*>(stream);
         execution.threads = threads;
+        execution.max_relative_error = max_relative_error;
         execution.logsumexp = logsumexp.view;
     }
     Arguments(const Arguments&) = delete;
@@ -68,13 +70,15 @@ void def_call(nb::module_& m, const char* name, F f, const char* doc) {
         name,
         [f](nb::handle query, nb::handle key, nb::handle value, nb::handle out, nb::handle mask,
             nb::handle logsumexp, int causal, std::optional<double> scale, std::string tier,
-            std::uintptr_t stream, int threads, bool bfloat16_bits) {
+            std::uintptr_t stream, int threads, bool bfloat16_bits, double max_relative_error) {
             const Arguments arguments(query, key, value, out, mask, logsumexp, causal, scale,
-                                      std::move(tier), stream, threads, bfloat16_bits);
+                                      std::move(tier), stream, threads, bfloat16_bits,
+                                      max_relative_error);
             return f(arguments);
         },
         "query"_a, "key"_a, "value"_a, "out"_a, "mask"_a.none(), "logsumexp"_a.none(), "causal"_a,
-        "scale"_a.none(), "tier"_a, "stream"_a, "threads"_a, "bfloat16_bits"_a, doc);
+        "scale"_a.none(), "tier"_a, "stream"_a, "threads"_a, "bfloat16_bits"_a,
+        "max_relative_error"_a, doc);
 }
 
 nb::list tier_table() {

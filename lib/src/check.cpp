@@ -384,7 +384,7 @@ Check check_tier(const Tier& tier, const Problem& problem) {
                                                   text(problem.Hq) + " and H=" + text(problem.H));
     if (!problem.logsumexp.absent() && !limits.logsumexp)
         return refuse(ErrorCode::unsupported, name + " does not return logsumexp");
-    if (problem.max_relative_error > 0 && tier.accuracy.quantized && !limits.error_limit)
+    if (problem.max_relative_error > 0 && tier.accuracy.quantized && limits.error_limit == 0)
         return refuse(ErrorCode::unsupported, name + " does not take max_relative_error");
     if (tier.device == DeviceKind::cpu && problem.device != host)
         return refuse(

@@ -48,10 +48,26 @@ int workers(const Tier& tier, const Problem& p) {
                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-std::string milliseconds(double seconds) {
+std::string number(double x, const char* unit = "") {
     char buffer[32];
-    std::snprintf(buffer, sizeof buffer, "%.3g ms", seconds * 1e3);
+    std::snprintf(buffer, sizeof buffer, "%.3g%s", x, unit);
     return buffer;
+}
+
+/// Why `auto` does not let a quantized tier round; empty if it does.
+std::string why_not_rounded(const Tier& tier, double allowed) {
+    if (!tier.accuracy.quantized || (allowed > 0 && allowed >= tier.limits.error_limit)) return "";
+    if (allowed > 0)
+        return "rounds to 8 bits: with a max_relative_error below " +
+               number(tier.limits.error_limit) + " most heads would be computed twice";
+    return "rounds to 8 bits: ask for it by name, or say max_relative_error";
+}
+
+/// What the estimate of a tier's time leaves out.
+std::string reservation(const Tier& tier, const Problem& p) {
+    if (!tier.accuracy.quantized || !(p.max_relative_error > 0)) return "";
+    return "; heads with a larger relative error than " + number(p.max_relative_error) +
+           " on a sample of rows: again, in floating point";
 }
 
 Candidate consider(const Tier& tier, const Problem& problem, std::size_t caller_scratch) {
@@ -69,8 +85,9 @@ Candidate consider(const Tier& tier, const Problem& problem, std::size_t caller_
         speed.seconds + problem.flops() / (speed.gflops * 1e9 * workers(tier, problem));
     if (tier.device == DeviceKind::gpu && problem.device == host)
         candidate.reason = "the tensors are on the host: ask for it by name to copy them";
-    else if (tier.accuracy.quantized && !(problem.max_relative_error > 0))
-        candidate.reason = "rounds to 8 bits: ask for it by name, or say max_relative_error";
+    else if (const std::string why = why_not_rounded(tier, problem.max_relative_error);
+             !why.empty())
+        candidate.reason = why;
     else if (caller_scratch > 0 && candidate.scratch_bytes > caller_scratch)
         candidate.reason = "needs " + std::to_string(candidate.scratch_bytes) +
                            " bytes of scratch, more than were given";
@@ -123,14 +140,15 @@ Explanation explain_choice(const Problem& problem, std::string_view asked,
     explanation.tier = choose(problem, asked, caller_scratch).name;
     for (const Tier* tier : tiers()) {
         Candidate candidate = consider(*tier, problem, caller_scratch);
+        const std::string estimate =
+            number(candidate.estimated_seconds * 1e3, " ms") + reservation(*tier, problem);
         if (candidate.tier == explanation.tier)
-            candidate.reason = asked == "auto" ? "taken: the smallest estimate, " +
-                                                     milliseconds(candidate.estimated_seconds)
-                                               : "taken: asked for by name";
-        else if (candidate.reason.empty())
             candidate.reason = asked == "auto"
-                                   ? "estimated at " + milliseconds(candidate.estimated_seconds)
-                                   : "another tier was asked for by name";
+                                   ? "taken: the smallest estimate, " + estimate
+                                   : "taken: asked for by name" + reservation(*tier, problem);
+        else if (candidate.reason.empty())
+            candidate.reason =
+                asked == "auto" ? "estimated at " + estimate : "another tier was asked for by name";
         explanation.candidates.push_back(candidate);
     }
     return explanation;

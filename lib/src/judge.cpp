@@ -200,14 +200,15 @@ Verdict compare(const TensorView& view, const std::vector<double>& got,
                 const std::vector<long double>& want, const std::vector<double>* value_size,
                 const Reference& reference, const Allowance& allowance, Index first, Index count) {
     const long double roundoff = reference.dtype == DType::float64 ? 0x1p-53L : 0x1p-24L;
+    const double additions = (value_size ? 2 : 1) * longest_sum(reference.S, reference.dtype);
     Tally tally;
     for (Index i = first; i < first + count; ++i) {
         const double A = reference.score_size[value_size ? i / reference.Ev : i];
         const double W = value_size ? (*value_size)[i] : 1;
         const long double size =
             std::max(std::abs(static_cast<long double>(got[i])), std::abs(want[i]));
-        long double bound =
-            half_ulp(size, view.dtype) + (roundoff * (16 + 8 * A) + allowance.weight_error) * W;
+        long double bound = half_ulp(size, view.dtype) +
+                            (roundoff * (16 + additions + 8 * A) + allowance.weight_error) * W;
         bound += value_size ? allowance.rounding(reference, i)
                             : allowance.logsumexp_rounding(reference, i);
         tally.add(i, got[i], want[i], bound);
@@ -226,6 +227,11 @@ void expect_fits(const TensorView& got, Index count, bool right_dtype, const cha
 }
 
 }  // namespace
+
+double longest_sum(Index S, DType dtype) {
+    if (dtype == DType::float64) return static_cast<double>(S);
+    return static_cast<double>(std::min<Index>(S, 64) + S / 64);
+}
 
 long double half_ulp(long double value, DType dtype) {
     struct Format {

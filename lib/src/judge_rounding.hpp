@@ -93,8 +93,6 @@ class QuantizedHead {
     }
 
   private:
-    static constexpr Index value_block = 256;
-
     struct Rows {
         std::vector<double> step;  ///< 0 for a row that is not quantized
         std::vector<double> size;  ///< squared length, rotated

@@ -3,8 +3,8 @@
 ///
 ///     int8_bench accuracy   every generator and the captured layer: the worst head of each
 ///     int8_bench speed      one thread, quantization included, against `simd`, interleaved; exits
-///                           with 1 if a tier falls below its floor (AVX512-VNNI only); times are
-///                           the thread's processor time
+///                           with 1 if int8 falls below its floor (AVX512-VNNI only); times are
+///                           the thread's processor time, ratios those of neighbouring calls
 #include "isa.hpp"
 #include "npy.hpp"
 
@@ -113,37 +113,39 @@ int speed() {
         Options options;
         if (s.causal) options.causal = Causal::upper_left;
         const char* names[] = {"simd", tiers_8bit[0], tiers_8bit[1]};
-        std::vector<double> seconds[3];
+        std::vector<double> seconds[3], ratio[3];
         const int repeats = s.L >= 4096 ? 7 : 31;
         for (int n = 0; n < repeats + 1; ++n)
             for (int t = 0; t < 3; ++t) {
                 const double one = seconds_of(names[t], x, out, options);
-                if (n > 0) seconds[t].push_back(one);  // the first call warms up
+                if (n == 0) continue;  // warms up
+                seconds[t].push_back(one);
+                ratio[t].push_back(seconds[0].back() / one);
             }
         const double flops = 4.0 * 8 * static_cast<double>(s.L) * static_cast<double>(s.L) *
                              static_cast<double>(s.E) / (s.causal ? 2 : 1);
         for (auto& list : seconds) std::sort(list.begin(), list.end());
+        for (auto& list : ratio) std::sort(list.begin(), list.end());
         for (int t = 0; t < 3; ++t) {
             const double median = seconds[t][seconds[t].size() / 2], fastest = seconds[t].front();
             std::printf(
                 "%s  {\"tier\": \"%s\", \"shape\": [1, 8, %d, %d, %d], \"causal\": %s, "
                 "\"threads\": 1, \"seconds\": {\"median\": %.6g, \"min\": %.6g, "
                 "\"repetitions\": %d}, \"gflops_per_second\": %.4g, \"times_simd\": "
-                "{\"median\": %.3g, \"min\": %.3g}}",
+                "{\"median\": %.3g, \"p10\": %.3g, \"p90\": %.3g}}",
                 first ? "" : ",\n", names[t], static_cast<int>(s.L), static_cast<int>(s.L),
                 static_cast<int>(s.E), s.causal ? "true" : "false", median, fastest, repeats,
-                flops / fastest * 1e-9, seconds[0][seconds[0].size() / 2] / median,
-                seconds[0].front() / fastest);
+                flops / median * 1e-9, ratio[t][ratio[t].size() / 2],
+                ratio[t][ratio[t].size() / 10], ratio[t][ratio[t].size() * 9 / 10]);
             first = false;
         }
         std::fflush(stdout);
-        if (current_dot_isa() == Isa::avx512vnni &&
-            !(seconds[0].front() / seconds[2].front() >= s.floor)) {
+        const double reached = ratio[2][ratio[2].size() / 2];
+        if (current_dot_isa() == Isa::avx512vnni && !(reached >= s.floor)) {
             std::fprintf(stderr,
                          "int8_bench: int8 is only %.2f times simd at L = %d, E = %d; %.1f was"
                          " to be reached\n",
-                         seconds[0].front() / seconds[2].front(), static_cast<int>(s.L),
-                         static_cast<int>(s.E), s.floor);
+                         reached, static_cast<int>(s.L), static_cast<int>(s.E), s.floor);
             slow = true;
         }
     }

@@ -411,7 +411,9 @@ TEST_CASE("the command tells its version, what it was built with, and its help")
     CHECK(json::parse(folder.attn("--version --json").out)["environment"].is_object());
     const Result wrong = folder.shell("ATTN_ISA=mmx \"$attn\" --version");
     CHECK(wrong.status == 2);
-    CHECK(holds(wrong.err, "ATTN_ISA is 'mmx', but must be baseline, avx2, avx512 or amx"));
+    CHECK(
+        holds(wrong.err,
+              "ATTN_ISA is 'mmx', but must be baseline, avx2, avxvnni, avx512, avx512vnni or amx"));
     for (const char* arguments : {"--help", "run --help", "compare -h", "tiers --help",
                                   "explain --help", "generate --help", "demo --help"}) {
         CAPTURE(std::string(arguments));

@@ -331,7 +331,7 @@ void run_sound(Bytes& bytes) {
             expect_same(logsumexp, tier->name, "logsumexp");
         else
             expect_gaps_untouched(logsumexp, tier->name, "logsumexp");
-        if (tier->accuracy.quantized) continue;  // has no bound for each element
+        if (tier->accuracy.quantized) continue;  // its bound is for data that does not aim at it
         const double weight_error = attn::weight_error_of(*tier, dtype);
         expect_right(attn::judge(out.view, want, weight_error), *tier, "out");
         if (!execution.logsumexp.absent())

@@ -13,8 +13,8 @@ Answer near(const std::string& name, float others) {
     weight[300] = 1, value[300] = 0;
     const double rest = (S - 1) * static_cast<double>(others), want = rest / (rest + 1);
     const double got = mean(weight.data(), value.data(), S);
-    // A quarter of the others may be lost: those in the block of the sink.
-    return claim(name, std::abs(got - want) <= 0.2 * want,
+    // One in sixteen of the others may be lost: those in the block of the sink.
+    return claim(name, std::abs(got - want) <= 0.05 * want,
                  "the mean is " + std::to_string(got) + " and should be " + std::to_string(want));
 }
 }  // namespace

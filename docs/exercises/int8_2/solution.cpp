@@ -3,7 +3,7 @@
 
 namespace attn::exercises {
 
-constexpr int block = 256;
+constexpr int block = 64;
 
 /// \param weight  (S) above 0   \param value  (S)
 double mean(const float* weight, const float* value, int S) {

@@ -5,12 +5,15 @@
 /// \par The bound
 /// A correct tier whose unit roundoff is \f$ u \f$ (2^-24 when it computes in float32, 2^-53 in
 /// float64) may differ from the reference \f$ r \f$ in one element of `out` by
-/// \f[ |o - r| \le \tfrac12 \mathrm{ulp}(o, r) + u\,(16 + 8A)\,W + \epsilon_w W \f]
+/// \f[ |o - r| \le \tfrac12 \mathrm{ulp}(o, r) + u\,(16 + 2C + 8A)\,W + \epsilon_w W \f]
 /// - Half a unit in the last place of the output type, in the binade of max(|o|, |r|): the final
 ///   rounding. (The binade of the rounded reference alone would fail correct code just above a
 ///   power of two.)
 /// - \f$ W = \sum_j p_j |v_j| \f$ is what a relative error of every weight is worth. Exponential,
-///   running sum, products with values, rescaling and the division make a few roundings each: 16.
+///   products with values, rescaling and the division make a few roundings each: 16.
+/// - \f$ C \f$ is the number of additions that one weight goes through, at most one rounding each,
+///   in the sum of the weights and again in the sum of weighted values: `longest_sum`. Mostly these
+///   errors cancel; where many weights are equal they do not.
 /// - \f$ A = \max_j (|\sigma| \sum_e |q_e k_{je}| + |m_j|) \f$ over the visible keys bounds the
 ///   terms that a score is summed from. Its rounding errors are at most a few times
 ///   \f$ u A \f$; they sit in an exponent, so they become relative errors of the weight: 4A for
@@ -20,7 +23,7 @@
 ///   exponential, weights rounded to 16 bits.
 ///
 /// The logsumexp moves by a score's error once, and by the relative error of the sum:
-/// \f[ |\Delta| \le \tfrac12 \mathrm{ulp} + u\,(16 + 8A) + \epsilon_w \f]
+/// \f[ |\Delta| \le \tfrac12 \mathrm{ulp} + u\,(16 + C + 8A) + \epsilon_w \f]
 /// In an experiment with half these constants, correct code stayed below 0.71 of the bound, and
 /// each of eight injected bugs exceeded it at least five times, on four kinds of input.
 ///
@@ -125,6 +128,11 @@ double weight_error_of(const Tier& tier, DType dtype);
 
 /// \brief One line: "worst 1.2e-07, 0.31 of its bound 3.9e-07, at 17: got 0.25, want ...".
 std::string text_of(const Verdict& verdict);
+
+/// \brief Additions that one of S terms goes through: S in float64; 64 and S / 64 in float32, where
+/// a
+///        tier should add tile by tile (sums of 64 terms, then those sums).
+double longest_sum(Index S, DType dtype);
 
 /// \brief Half a unit in the last place of `dtype` in the binade of `value`; of the smallest
 ///        subnormal below that.

@@ -9,13 +9,12 @@
 /// each element. A step is the largest magnitude of its group over 127; everything below keeps that
 /// largest magnitude small, and none of it changes the attention that is computed:
 ///
-/// | what      | identity                                                       | what it removes |
-/// |-----------|----------------------------------------------------------------|------------------|
-/// | groups    | each group of tokens has its own step                          | loud tokens | |
-/// smoothing | q . (k - c) = q . k - q . c: one number less for a whole row    | a bias of K      |
-/// | rotation  | (R q) . (R k) = q . k for orthogonal R                          | loud channels |
-/// | folding   | exp(scale * s) = exp2((scale * log2(e)) * s)                    | a product a
-/// score|
+/// | what      | identity                                            | what it removes   |
+/// |-----------|-----------------------------------------------------|-------------------|
+/// | groups    | each group of tokens has its own step               | loud tokens       |
+/// | smoothing | q . (k - c) = q . k - q . c: the same for all keys  | a bias of K       |
+/// | rotation  | (R q) . (R k) = q . k for orthogonal R              | loud channels     |
+/// | folding   | exp(scale * s) = exp2((scale * log2(e)) * s)        | a product a score |
 ///
 /// \par Every integer is the same everywhere
 /// Each operation below rounds once, by IEEE 754, to nearest, ties to even, and none is a product
@@ -41,8 +40,7 @@ namespace attn {
 // ---- one number ---------------------------------------------------------------------------------
 
 /// \brief Quantized queries, keys and values are in -127 .. 127: symmetric, so that a negated
-/// tensor
-///        has negated integers.
+///        tensor has negated integers.
 inline constexpr int quantized_levels = 127;
 
 /// \brief Quantized weights are in 0 .. 255.
@@ -58,14 +56,12 @@ ATTN_HD inline float magnitude_value(std::uint32_t magnitude) {
     return std::bit_cast<float>(magnitude);
 }
 
-/// \brief Bounds of what is quantized. With both operands below 2^40 no product of scales
-/// overflows;
-///        an element of a group that stays below 2^-80 moves a score by less than 2^-40 a channel.
+/// \brief Bounds of what is quantized. With both operands below 2^40 no product of scales can
+///        overflow; a group that stays below 2^-80 moves a score by less than 2^-40 a channel.
 inline constexpr float quantizable_largest = 0x1p40f, quantizable_least = 0x1p-80f;
 
-/// \brief False for NaN, infinity and numbers beyond 2^40: a row that holds one is not quantized
-/// but
-///        computed in floating point.
+/// \brief False for NaN, infinity and numbers beyond 2^40: a row that holds one is computed in
+///        floating point instead.
 ATTN_HD inline bool quantizable(std::uint32_t magnitude) {
     return magnitude <= std::bit_cast<std::uint32_t>(quantizable_largest);
 }
@@ -79,12 +75,13 @@ ATTN_HD inline int round_to_int(float x) {
 #endif
 }
 
-//! [quantizer]
+// [quantizer]
 /// \brief The step of one group, and its use.
 struct Quantizer {
     float scale = 0;    ///< the step: real = scale * integer
     float inverse = 0;  ///< 1 / scale
 
+    /// \brief Step 0: every integer is 0.
     Quantizer() = default;
     /// \param largest  magnitude of the group's largest element, which must be `quantizable`.
     ///        Below 2^-80 (an empty group, or all zeros) the step is 0 and so is every integer.
@@ -97,9 +94,16 @@ struct Quantizer {
     /// \brief In -127 .. 127 for every element of the group: amax * (127 / amax) is at most
     ///        127 (1 + 2^-23), which rounds to 127.
     ATTN_HD int operator()(float x) const { return round_to_int(x * inverse); }
+    /// \brief The number that an integer stands for.
     ATTN_HD float real(int q) const { return scale * static_cast<float>(q); }
 };
-//! [quantizer]
+// [quantizer]
+
+/// \brief Keys whose values share a step for each channel, and whose weights are rounded against
+/// the
+///        largest among them: a key that outshines all others costs only its own block small
+///        weights.
+inline constexpr Index value_block = 64;
 
 /// \brief A weight in 0 .. 1, exp(score - max), as an integer. The sum that divides the output must
 ///        be the sum of these integers: then quantized weights still are an average.
@@ -110,13 +114,13 @@ ATTN_HD inline int quantize_weight(float weight) {
 // ---- groups -------------------------------------------------------------------------------------
 
 /// \brief Which tokens share a step: `run` neighbours at a time, dealt in turn to the `groups`
-/// groups
-///        of each block of `block` tokens.
+///        groups of each block of `block` tokens.
 struct Grouping {
     Index block;   ///< tokens
     Index groups;  ///< per block
     Index run;     ///< tokens
 
+    /// \brief The group of a token, counted from 0.
     ATTN_HD Index group_of(Index token) const {
         return token / block * groups + token % block / run % groups;
     }
@@ -143,17 +147,18 @@ ATTN_HD inline Grouping per_thread_key(Index keys_of_a_tile = 64) { return {keys
 /// \brief Tokens that are summed one after the other before their sum joins the total.
 inline constexpr Index smoothing_block = 64;
 
-//! [smoothing]
+// [smoothing]
 /// \brief The mean of one channel of K over its tokens, the c of q . (k - c). Any constant gives
-/// the
-///        same attention; the mean makes k - c small.
+///        the same attention; the mean makes k - c small.
 ///
 /// Tokens come in order. Those that no query may see, and those that are not quantizable, are left
 /// out: what they hold must not matter.
 struct ChannelMean {
-    float block = 0, total = 0;
-    Index tokens = 0;
+    float block = 0;   ///< sum since the last end of a block
+    float total = 0;   ///< sum of the blocks
+    Index tokens = 0;  ///< that were added
 
+    /// \brief The next token.
     ATTN_HD void add(float x) { block += x, ++tokens; }
     /// \brief After the tokens 64 n .. 64 n + 63, whether they were added or left out.
     ATTN_HD void end_block() { total += block, block = 0; }
@@ -166,10 +171,11 @@ struct ChannelMean {
 ATTN_HD inline float smoothed_logsumexp(float logsumexp, float scale, float query_dot_mean) {
     return logsumexp + scale * query_dot_mean;
 }
-//! [smoothing]
+// [smoothing]
 
 // ---- rotation -----------------------------------------------------------------------------------
 
+/// \brief The two sides of a score, which are not scaled alike.
 enum class Operand { query, key };
 
 /// \brief A random but fixed sign for every channel: true is minus.
@@ -198,7 +204,6 @@ ATTN_HD inline float rotation_factor(Index width, Operand operand) {
     return factor;
 }
 
-//! [rotation]
 /// \brief The Walsh-Hadamard transform of `width` channels (a power of two), in place: stages of
 ///        butterflies (a, b) -> (a + b, a - b), neighbours first.
 ATTN_HD inline void hadamard(float* channel, Index width, float factor) {
@@ -218,6 +223,7 @@ ATTN_HD inline void flip_signs(float* channel, Index width, Index first) {
         if (rotation_flips(first + e)) channel[e] = -channel[e];
 }
 
+// [rotation]
 /// \brief Rotates one query or key, in place: random signs, then a Hadamard transform. A loud
 ///        channel becomes a little of every channel. Where E is not a power of two, the same again
 ///        with the last channels, which overlap the first, so that all take part. (New signs: the
@@ -234,7 +240,7 @@ ATTN_HD inline void rotate(float* row, Index E, Operand operand) {
     flip_signs(row + E - width, width, E);
     hadamard(row + E - width, width, factor);
 }
-//! [rotation]
+// [rotation]
 
 // ---- scores -------------------------------------------------------------------------------------
 

@@ -100,13 +100,15 @@ inline constexpr DTypeSet all_floats{DType::float64, DType::float32, DType::floa
 /// \brief What a tier takes. Validation, skipped tests, `attn tiers`, `explain` and the tables of
 ///        limits in the docs all read these fields.
 struct Limits {
-    DTypeSet dtypes{};           ///< of query, key, value and out
-    bool boolean_mask = true;    ///< takes a boolean mask
-    bool additive_mask = true;   ///< takes an additive mask
-    bool causal = true;          ///< takes a causal rule
-    bool grouped_heads = true;   ///< takes Hq > H
-    bool logsumexp = true;       ///< can write the logsumexp
-    bool error_limit = false;    ///< of a quantized tier: keeps `Execution::max_relative_error`
+    DTypeSet dtypes{};          ///< of query, key, value and out
+    bool boolean_mask = true;   ///< takes a boolean mask
+    bool additive_mask = true;  ///< takes an additive mask
+    bool causal = true;         ///< takes a causal rule
+    bool grouped_heads = true;  ///< takes Hq > H
+    bool logsumexp = true;      ///< can write the logsumexp
+    /// Of a quantized tier: the smallest `Execution::max_relative_error` that heads of normal data
+    /// keep; with less, most go to floating point. 0: takes no limit.
+    double error_limit = 0;
     Index max_head_dim = 0;      ///< of E and Ev; 0: any
     const char* requires_ = "";  ///< "sm_90a", "AVX2", ...; empty: nothing special
 };

@@ -36,6 +36,7 @@ def prepare(
     causal: str | None,
     threads: int,
     stream: int,
+    max_relative_error: float,
 ) -> Prepared:
     """Expands the inputs by torch's rules, without copying, and allocates what is written."""
     for name, array in (("query", query), ("key", key), ("value", value)):
@@ -68,6 +69,7 @@ def prepare(
         stream,
         threads,
         any(is_bits for _, is_bits in bits.values()),
+        max_relative_error,
     )
 
     def result() -> Any:

@@ -27,6 +27,7 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
     *,
     tier: str = "auto",
+    max_relative_error: float | None = None,
     return_logsumexp: Literal[False] = False,
     out: Array | None = None,
     causal: Causal | None = None,
@@ -45,6 +46,7 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
     *,
     tier: str = "auto",
+    max_relative_error: float | None = None,
     return_logsumexp: Literal[True],
     out: Array | None = None,
     causal: Causal | None = None,
@@ -62,6 +64,7 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
     *,
     tier: str = "auto",
+    max_relative_error: float | None = None,
     return_logsumexp: bool = False,
     out: Any = None,
     causal: Causal | None = None,
@@ -86,6 +89,10 @@ def scaled_dot_product_attention(
     :param enable_gqa: grouped heads: Hq a multiple of H, query head h reads key head h // (Hq // H).
     :param tier: a name from `tiers()`, or "auto": that of the surrounding `attention(tier=...)`,
         else the fastest by measured speeds.
+    :param max_relative_error: the relative L2 error of a head, |out - exact| / |exact|, that a tier
+        which rounds to 8 bits may make; heads beyond it are computed in floating point. Measured on
+        a sample of rows. 0: no limit, and "auto" takes no such tier. None: that of the surrounding
+        `attention(max_relative_error=...)`, else 0.
     :param return_logsumexp: also return the natural logarithm of the sum of exp(score), (..., Hq, L),
         in float32 (float64 for float64 inputs); -inf for a row that may see no key.
     :param out: where to write the result, (..., Hq, L, Ev); may not overlap an input.
@@ -100,13 +107,15 @@ def scaled_dot_product_attention(
     if torch is not None and isinstance(query, torch.Tensor):
         from . import _torch
 
-        rules = _torch.Rules(is_causal, scale, enable_gqa, causal, tier, threads, stream)
+        rules = _torch.Rules(
+            is_causal, scale, enable_gqa, causal, tier, max_relative_error, threads, stream
+        )
         return _torch.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, rules, out, return_logsumexp
         )
     if dropout_p != 0.0:
         raise Unsupported(f"dropout_p is {dropout_p}, but only torch tensors are handed to torch")
-    tier = tier if tier != "auto" else _state.chosen_tier.get()
+    tier = _state.tier_of(tier)
     call = _arrays.prepare(
         query,
         key,
@@ -121,6 +130,7 @@ def scaled_dot_product_attention(
         causal,
         threads or 0,
         stream or 0,
+        _state.error_of(max_relative_error),
     )
     _core.run(*call.arguments)
     _state.count_run(tier)
@@ -138,6 +148,7 @@ def explain(
     enable_gqa: bool = False,
     *,
     tier: str = "auto",
+    max_relative_error: float | None = None,
     causal: Causal | None = None,
     threads: int | None = None,
 ) -> Explanation:
@@ -150,12 +161,14 @@ def explain(
     if torch is not None and isinstance(query, torch.Tensor):
         from . import _torch
 
-        rules = _torch.Rules(is_causal, scale, enable_gqa, causal, tier, threads, None)
+        rules = _torch.Rules(
+            is_causal, scale, enable_gqa, causal, tier, max_relative_error, threads, None
+        )
         arguments = _torch.explained(query, key, value, attn_mask, dropout_p, rules)
     else:
         if dropout_p != 0.0:
             raise Unsupported(f"dropout_p is {dropout_p}, but no tier has dropout")
-        tier = tier if tier != "auto" else _state.chosen_tier.get()
+        tier = _state.tier_of(tier)
         arguments = _arrays.prepare(
             query,
             key,
@@ -170,17 +183,18 @@ def explain(
             causal,
             threads or 0,
             0,
+            _state.error_of(max_relative_error),
         ).arguments
     name, candidates = _core.explain(*arguments)
     return Explanation(name, tuple(Candidate(*c) for c in candidates))
 
 
 @contextlib.contextmanager
-def attention(tier: str = "auto") -> Iterator[None]:
+def attention(tier: str = "auto", *, max_relative_error: float = 0.0) -> Iterator[None]:
     """Inside the block, torch's `scaled_dot_product_attention` is computed here, by `tier`.
 
     Covers code that holds its own reference to torch's function, and makes `tier` the default of
-    `attention_ladder`'s own. What cannot be computed here (see `stats()`) goes to torch as always.
+    `attention_ladder`'s own, and so for `max_relative_error`. What cannot be computed here (see `stats()`) goes to torch as always.
     Bound to the current thread. torch is involved only if it has been imported before.
 
     :raises BadOption: for an unknown tier.
@@ -194,10 +208,12 @@ def attention(tier: str = "auto") -> Iterator[None]:
         if not known.available:
             raise Unavailable(f"{tier} cannot run here: {known.reason}")
     token = _state.chosen_tier.set(tier)
+    error_token = _state.chosen_error.set(max_relative_error)
     try:
         with _watch_torch():
             yield
     finally:
+        _state.chosen_error.reset(error_token)
         _state.chosen_tier.reset(token)
 
 

@@ -13,6 +13,7 @@ def run(
     stream: int,
     threads: int,
     bfloat16_bits: bool,
+    max_relative_error: float,
 ) -> None: ...
 def scratch_bytes(
     query: object,
@@ -27,6 +28,7 @@ def scratch_bytes(
     stream: int,
     threads: int,
     bfloat16_bits: bool,
+    max_relative_error: float,
 ) -> int: ...
 def explain(
     query: object,
@@ -41,6 +43,7 @@ def explain(
     stream: int,
     threads: int,
     bfloat16_bits: bool,
+    max_relative_error: float,
 ) -> tuple[str, list[tuple[str, bool, str, float, int]]]: ...
 def tiers() -> list[dict[str, Any]]: ...
 def generate(

@@ -9,6 +9,19 @@ from dataclasses import dataclass, field
 chosen_tier: ContextVar[str] = ContextVar("attention_ladder_tier", default="auto")
 """The tier of calls that name none; set by `attention(tier=...)`."""
 
+chosen_error: ContextVar[float] = ContextVar("attention_ladder_error", default=0.0)
+"""The largest relative error of calls that name none; set by `attention(max_relative_error=...)`."""
+
+
+def tier_of(tier: str) -> str:
+    """What a call that says `tier` takes, inside the `with` block around it."""
+    return tier if tier != "auto" else chosen_tier.get()
+
+
+def error_of(max_relative_error: float | None) -> float:
+    """The same for the error: None is the block's."""
+    return chosen_error.get() if max_relative_error is None else float(max_relative_error)
+
 
 @dataclass
 class Stats:

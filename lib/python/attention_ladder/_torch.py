@@ -30,6 +30,7 @@ class Rules(NamedTuple):
     enable_gqa: bool
     causal: str | None
     tier: str
+    max_relative_error: float | None
     threads: int | None
     stream: int | None
 
@@ -60,7 +61,15 @@ def scaled_dot_product_attention(
         from . import _torch_op
 
         result = _torch_op.forward(
-            query, key, value, attn_mask, causal, rules.scale, rules.enable_gqa, rules.tier
+            query,
+            key,
+            value,
+            attn_mask,
+            causal,
+            rules.scale,
+            rules.enable_gqa,
+            rules.tier,
+            rules.max_relative_error,
         )
         return result if return_logsumexp else result[0]
     try:
@@ -276,7 +285,6 @@ def arguments(
         on_gpu = query.device.type == "cuda"
         stream = torch.cuda.current_stream(query.device).cuda_stream if on_gpu else 0
     threads = torch.get_num_threads() if rules.threads is None else rules.threads
-    tier = rules.tier if rules.tier != "auto" else _state.chosen_tier.get()
     return (
         _capsule(query),
         _capsule(key),
@@ -286,10 +294,11 @@ def arguments(
         None if logsumexp is None else _capsule(logsumexp),
         causal,
         None if rules.scale is None else float(rules.scale),
-        tier,
+        _state.tier_of(rules.tier),
         stream,
         threads,
         False,
+        _state.error_of(rules.max_relative_error),
     )
 
 

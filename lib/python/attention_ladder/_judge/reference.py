@@ -3,12 +3,15 @@
 A correct function with unit roundoff u (2^-24 when it computes in float32, 2^-53 in float64) may
 differ from the reference r in one element by
 
-    |o - r| <= ulp(o, r) / 2  +  u (16 + 8 A) W  +  weight_error W
+    |o - r| <= ulp(o, r) / 2  +  u (16 + 2 C + 8 A) W  +  weight_error W
 
 - Half a unit in the last place of the output's type, in the binade of max(|o|, |r|): the final
   rounding.
-- W = sum_j p_j |v_j| is what a relative error of every weight is worth. The exponential, the running
-  sum, the products with the values, the rescaling and the division round a few times each: 16.
+- W = sum_j p_j |v_j| is what a relative error of every weight is worth. The exponential, the
+  products with the values, the rescaling and the division round a few times each: 16.
+- C is the number of additions that one weight goes through, at most one rounding each, in the sum of
+  the weights and again in that of the weighted values: 64 and S / 64 in float32, S in float64. Mostly
+  these errors cancel; where many weights are equal they do not.
 - A = max_j (|scale| sum_e |q_e k_je| + |mask_j|) over the visible keys bounds the terms that a score
   is summed from. Its rounding errors are a few u A; they sit in an exponent, so they become relative
   errors of the weight (4 A) and of its share in the sum (4 A).
@@ -45,6 +48,8 @@ class Reference:
     """W, (..., Hq, L, Ev)"""
     score_size: np.ndarray
     """A, (..., Hq, L)"""
+    longest_sum: int
+    """C"""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,8 @@ def reference(
         # A key too far below the maximum to weigh anything in double does not count.
         A = np.where(visible & (score >= top - 745), size, 0).max(-1, initial=0)
     out = np.where(spoiled[..., None], np.nan, out)
-    return Reference(dtype, out, np.where(spoiled, np.nan, logsumexp), W, A)
+    longest_sum = S if dtype == "float64" else min(S, 64) + S // 64
+    return Reference(dtype, out, np.where(spoiled, np.nan, logsumexp), W, A, longest_sum)
 
 
 def _weighted(share: np.ndarray, v: np.ndarray, rows: tuple[int, ...], Ev: int) -> np.ndarray:
@@ -146,45 +152,42 @@ def half_ulp(size: np.ndarray, dtype: str) -> np.ndarray:
 
 def judge_out(out: Any, reference: Reference, weight_error: float = 0.0) -> Verdict:
     """Compares a result, widened to float64, with its reference."""
-    W, A = reference.value_size, reference.score_size[..., None]
-    return compare(out, reference.out, W, A, reference.dtype, reference.dtype, weight_error)
+    return _judge_as_out(out, reference.out, reference, weight_error)
+
+
+def judge_pair(one: Any, other: Any, reference: Reference, weight_error: float = 0.0) -> Verdict:
+    """Two results that should be one: each may be off by its bound."""
+    want = np.asarray(other).astype(reference.out.dtype)
+    return _judge_as_out(one, want, reference, weight_error, times=2)
+
+
+def _judge_as_out(
+    got: Any, want: np.ndarray, reference: Reference, weight_error: float, times: float = 1.0
+) -> Verdict:
+    roundings = 16 + 2 * reference.longest_sum + 8 * reference.score_size[..., None]
+    W, dtype = reference.value_size, reference.dtype
+    return compare(got, want, W, roundings, dtype, dtype, weight_error, times)
 
 
 def judge_logsumexp(logsumexp: Any, reference: Reference, weight_error: float = 0.0) -> Verdict:
     """Compares a logsumexp, which is float32, or float64 for float64 inputs."""
     of = "float64" if reference.dtype == "float64" else "float32"
-    A = reference.score_size
-    return compare(
-        logsumexp, reference.logsumexp, np.ones_like(A), A, reference.dtype, of, weight_error
-    )
-
-
-def judge_pair(one: Any, other: Any, reference: Reference, weight_error: float = 0.0) -> Verdict:
-    """Two results that should be one: each may be off by its bound."""
-    W, A = reference.value_size, reference.score_size[..., None]
-    return compare(
-        one,
-        np.asarray(other).astype(reference.out.dtype),
-        W,
-        A,
-        reference.dtype,
-        reference.dtype,
-        weight_error,
-        times=2,
-    )
+    roundings = 16 + reference.longest_sum + 8 * reference.score_size
+    want, one = reference.logsumexp, np.ones_like(reference.score_size)
+    return compare(logsumexp, want, one, roundings, reference.dtype, of, weight_error)
 
 
 def compare(
     got: Any,
     want: np.ndarray,
     W: np.ndarray,
-    A: np.ndarray,
+    roundings: np.ndarray,
     computed: str,
     stored: str,
     weight_error: float,
     times: float = 1.0,
 ) -> Verdict:
-    """The bound of W and A, `times` over; `computed` gives the roundoff, `stored` the last place."""
+    """The bound, `times` over; `computed` gives the roundoff, `stored` the last place."""
     got = np.asarray(got).astype(want.dtype)
     if got.shape != want.shape:
         return Verdict(np.inf, problem=f"shape {got.shape}, but {want.shape} is right")
@@ -193,7 +196,7 @@ def compare(
     u = 2.0**-53 if computed == "float64" else 2.0**-24
     with np.errstate(invalid="ignore", divide="ignore"):
         size = np.maximum(abs(got), abs(want))
-        bound = times * (half_ulp(size, stored) + (u * (16 + 8 * A) + weight_error) * W)
+        bound = times * (half_ulp(size, stored) + (u * roundings + weight_error) * W)
         error = abs(got - want)
         same = (got == want) | (np.isnan(got) & np.isnan(want))
         ratio = np.where(same, 0, error / bound)

@@ -1,0 +1,59 @@
+"""What the records say of the 8-bit tiers: docs/measured/int8_*.json, by tests/bench/record_int8.py."""
+import json
+
+from tables import cell, rate_text, table, time_text
+
+
+def records(folder, kind):
+    found = [(path, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
+    return [(path, data) for path, data in found if data.get("kind") == kind]
+
+
+def caption(words, path, data):
+    machine = data["machine"]
+    return "\n" + words["caption"].format(
+        machine=f"{machine['cpu']}, {machine['cores']} cores, {data['isa']}", date=data["date"][:10],
+        source=data["source_hash"][:10], file=path.name, command=data["command"]) + "\n"
+
+
+def not_measured(words, what):
+    return words["int8_not_measured"].format(what)
+
+
+def accuracy(words, folder, tier):
+    """The worst head of each generator; below, what others' kernels showed on normal data."""
+    text = ""
+    for path, data in records(folder, "int8 accuracy"):
+        rows = [[f"`{r['inputs']}`", r["E"], f"{r['cosine']:.6f}", f"{r['relative_l1']:.2g}",
+                 f"{r['relative_l2']:.2g}", f"{r['max_error']:.2g}", f"{r['logsumexp_error']:.2g}"]
+                for r in data["rows"] if r["tier"] == tier]
+        text += table([words["generator"], "E", words["cosine"], words["relative_l1"],
+                       words["relative_l2"], words["largest"], "logsumexp"], rows)
+        text += caption(words, path, data)
+    if not text:
+        return not_measured(words, "accuracy")
+    for path, data in records(folder, "anchors of accuracy"):
+        rows = [[r["name"], f"{r['dtype']}, E = {r['E']}{', causal' if r['causal'] else ''}",
+                 f"{r['cosine']:.6f}", f"{r['relative_l2']:.2g}"] for r in data["rows"]]
+        text += ("\n" + words["int8_anchors"] + "\n"
+                 + table([words["anchor"], words["case"], words["cosine"], words["relative_l2"]], rows)
+                 + f"\n{data['machine']['gpu']}; {data['date']}; {data['method']}; "
+                   f"docs/measured/{path.name}\n")
+    return text
+
+
+def speed(words, folder, tier):
+    """One thread, beside `simd` in the same run."""
+    text = ""
+    for path, data in records(folder, "int8 speed"):
+        rows = []
+        for r in data["rows"]:
+            if r["tier"] != tier:
+                continue
+            rows.append([", ".join(str(n) for n in r["shape"]),
+                         words["yes"] if r["causal"] else words["no"],
+                         cell(r["seconds"]["median"], time_text),
+                         rate_text(r["gflops_per_second"]), f"{r['times_simd']['median']:.2f}"])
+        text += table(["(B, H, L, S, E)", words["causal"], words["median"], "GFLOP/s",
+                       words["times_simd"]], rows) + caption(words, path, data)
+    return text or not_measured(words, "speed")
