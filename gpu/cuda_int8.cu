@@ -155,7 +155,7 @@ std::string variant(const Problem& p) {
 
 const Tier tier_cuda_int8 = {
     .limits = {.dtypes = {DType::float32, DType::float16, DType::bfloat16},
-               .error_limit = true,
+               .error_limit = 0.015,
                .max_head_dim = 256,
                .requires_ = "sm_80"},
     // As cuda_mma: weights rounded to 16 bits, additions that truncate. float32 values are rounded

@@ -21,12 +21,14 @@ constexpr int sampled_rows = 8;
 constexpr double sample_margin = 1.5;  // samples scatter
 constexpr int warps = 8, most_columns = 256, most = most_columns / 32;
 
-/// Of one sampled row: |out - exact|^2, |exact|^2, |query|^2.
+/// Of one sampled row: |out - exact|^2, |exact|^2, |query|^2; in double, where no square of a float
+/// overflows or vanishes.
 struct Sample {
-    float error, size, query;
+    double error, size, query;
 };
 
-__device__ inline float warp_sum(float x) {
+template <class Real>
+__device__ inline Real warp_sum(Real x) {
     for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
     return x;
 }
@@ -49,12 +51,13 @@ __global__ void __launch_bounds__(32 * warps)
     const auto query = as<const T, 4>(p.query);
     const auto key = as<const T, 4>(p.key);
     const auto value = as<const T, 4>(p.value);
-    float q[most], out[most] = {}, query_size = 0;
+    float q[most], out[most] = {};
+    double query_size = 0;
 #pragma unroll
     for (int c = 0; c < most; ++c) {
         const Index e = lane + 32 * c;
         q[c] = e < p.E ? to_float(query(b, h, i, e)) : 0.0f;
-        query_size += q[c] * q[c];
+        query_size += static_cast<double>(q[c]) * q[c];
     }
     const MaskRow masks(p, b, h, i);
     RowState<float> row;
@@ -83,7 +86,7 @@ __global__ void __launch_bounds__(32 * warps)
     RowState<float> whole;
     for (int w = 0; w < warps; ++w) whole = merge(whole, states[w]).state;
     const auto got = as<T, 4>(p.out);
-    float error = 0, size = 0;
+    double error = 0, size = 0;
     for (int c = 0; c < most; ++c) {
         const int e = lane + 32 * c;
         if (e >= p.Ev) break;
@@ -91,8 +94,8 @@ __global__ void __launch_bounds__(32 * warps)
         for (int w = 0; w < warps; ++w)
             if (states[w].sum != 0) exact += std::exp(states[w].max - whole.max) * parts[w][e];
         exact *= whole.normalizer();
-        const float off = to_float(got(b, h, i, e)) - exact;
-        error += off * off, size += exact * exact;
+        const double off = static_cast<double>(to_float(got(b, h, i, e))) - exact;
+        error += off * off, size += static_cast<double>(exact) * exact;
     }
     error = warp_sum(error), size = warp_sum(size), query_size = warp_sum(query_size);
     if (lane == 0) samples[index] = {error, size, query_size};
