@@ -108,11 +108,12 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     };
     const auto copy_keys = [&](int j, int stage) {
         const Index at = static_cast<Index>(j) * KT;
+        const unsigned thread = fresh_thread();
         copy_integers<Shape>(key_tiles + stage * Shape::int8_tile_bytes, scales + stage * KT * 4,
-                             keys.key + at * HD, keys.scale + at);
+                             keys.key + at * HD, keys.scale + at, thread);
         copy_tile<KT, HD, Shape::threads>(value_tiles + stage * Shape::tile_bytes,
                                           keys.value + at * p.value_stride.row, p.value_stride.row,
-                                          problem.S - at, p.value_columns, threadIdx.x);
+                                          problem.S - at, p.value_columns, thread);
     };
     const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
     const auto copy_first = [&](int j) {
@@ -246,7 +247,8 @@ __global__ void __launch_bounds__(Shape::threads)
     for (Index at = 0; at < problem.visible(last_row); at += KT) {
         __syncthreads();  // the last tiles have been read
         copy_integers<Shape>(base + Shape::key_at, base + Shape::scale_at,
-                             p.keys.key + (first_key + at) * HD, p.keys.scale + first_key + at);
+                             p.keys.key + (first_key + at) * HD, p.keys.scale + first_key + at,
+                             threadIdx.x);
         copy_tile<KT, HD, Shape::threads>(base + Shape::value_at,
                                           p.value + p.value_stride(b, hk, at), p.value_stride.row,
                                           problem.S - at, p.value_columns, threadIdx.x);

@@ -225,7 +225,7 @@ __device__ inline std::uint64_t seen_keys(const Problem& p, Index b, Index h, In
 template <class T, int HeadDim>
 __device__ inline KeyBlock measure_keys(const Problem& p, Index b, Index hk, Index block,
                                         std::uint64_t seen, bool wide, float* sums) {
-    constexpr int channels = HeadDim / 32, at_once = 16;  // tokens under way
+    constexpr int channels = HeadDim / 32, at_once = 8;  // tokens under way
     const int lane = threadIdx.x % 32, first = lane * channels;
     const T* const key = static_cast<const T*>(p.key.data) + b * p.key.stride[0] +
                          hk * p.key.stride[1] + block * smoothing_block * p.key.stride[2];
@@ -234,7 +234,7 @@ __device__ inline KeyBlock measure_keys(const Problem& p, Index b, Index hk, Ind
     ChannelMean mean[channels];
     KeyBlock found{0, 0};
     for (int base = 0; base < 64; base += at_once) {
-        if ((seen >> base & 0xffff) == 0) continue;
+        if ((seen >> base & 0xff) == 0) continue;
         float x[at_once][channels];
 #pragma unroll
         for (int n = 0; n < at_once; ++n) {
@@ -298,7 +298,7 @@ __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index fir
                                   const KeyBlock& block, bool wide, const float* mean, Tile&& tile,
                                   float* scale, const Rotation<HeadDim>& rotate, float* staging) {
     constexpr int at_once = Threads / 32 * rows_of_warp(HeadDim);
-    constexpr int batch = Keys / at_once < 4 ? Keys / at_once : 4;
+    constexpr int batch = 2;  // rows under way, for a lane
     static_assert(Keys == smoothing_block && Keys % (at_once * batch) == 0);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int first = first_channel(lane, HeadDim);

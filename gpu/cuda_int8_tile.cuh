@@ -103,12 +103,13 @@ struct KeyPlace {
 static_assert(sizeof(KeyPlace) <= 80);
 
 /// \brief Starts the copy of a tile of integer keys and of their steps. There are zeros behind S.
+/// The
+///        work of `thread`.
 template <class Shape>
 __device__ inline void copy_integers(std::uint32_t tile, std::uint32_t scales,
-                                     const std::int8_t* key, const float* scale) {
+                                     const std::int8_t* key, const float* scale, unsigned thread) {
     constexpr unsigned pieces = Shape::int8_row_bytes / 16, step = Shape::threads / pieces;  // rows
     static_assert(step % 8 == 0, "the swizzle repeats after 8 rows: one address serves all copies");
-    const unsigned thread = threadIdx.x;
     tile += swizzled<Shape::int8_row_bytes>(static_cast<int>(thread / pieces),
                                             static_cast<int>(thread % pieces));
     key += thread * 16;

@@ -21,6 +21,13 @@ __device__ inline int fresh_lane() {
     return lane;
 }
 
+/// \brief The same for this thread's number: addresses made of it are computed anew, not kept.
+__device__ inline unsigned fresh_thread() {
+    unsigned thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+}
+
 /// \brief The mask tile in shared memory: each warp stages the rows it owns.
 template <class Shape, Masking masking, class Element>
 struct MaskTile {
