@@ -138,9 +138,6 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     copy_async_wait<0>();
     __syncthreads();
 
-    const std::uint32_t query =
-        query_lane<Shape::int8_row_bytes>(base, warp * Shape::warp_rows, lane);
-    const std::uint32_t key_tile = key_lane<Shape::int8_row_bytes>(key_tiles, lane);
     const std::uint32_t value_lane = value_tiles + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
     Rows rows;
     rows.clear();
@@ -154,7 +151,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             int product[Shape::MTiles][KT / 8][4];
             typename Rows::Scores score;
             typename Rows::Weights weights;
-            multiply_integers<Shape>(product, query, key_tile + stage * Shape::int8_tile_bytes);
+            const int fresh = fresh_lane();  // addresses anew: they and their XORs would be kept
+            multiply_integers<Shape>(
+                product, query_lane<Shape::int8_row_bytes>(base, warp * Shape::warp_rows, fresh),
+                key_lane<Shape::int8_row_bytes>(key_tiles + stage * Shape::int8_tile_bytes, fresh));
             take_steps<Shape>(product, score,
                               reinterpret_cast<const float*>(shared + Shape::scale_at) +
                                   stage * KT + c_column(lane, 0));
@@ -163,7 +163,6 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             if (masking != Masking::none && (class_of(j) & some_hidden))
                 Mask::apply(score, shared + Shape::mask_at, warp, factor);
             if (j >= keys.first_partial[warp]) {
-                const int fresh = fresh_lane();
                 hide_beyond<Shape>(score, problem,
                                    keys.first_row + warp * Shape::warp_rows + c_row(fresh, 0),
                                    static_cast<Index>(j) * KT + c_column(fresh, 0));
