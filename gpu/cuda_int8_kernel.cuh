@@ -138,7 +138,6 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     copy_async_wait<0>();
     __syncthreads();
 
-    const std::uint32_t value_lane = value_tiles + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
     Rows rows;
     rows.clear();
 
@@ -147,24 +146,26 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         const int stage = masking == Masking::bits ? toggle : j & 1;
         if (next < keys.tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
         copy_async_commit();
-        if (j < keys.warp_tiles[warp]) {
+        // Numbers and addresses of the lane anew: what is kept through the loop would be spilled.
+        const unsigned thread = fresh_thread();
+        const int own = static_cast<int>(thread / 32), fresh = static_cast<int>(thread % 32);
+        if (j < keys.warp_tiles[own]) {
             int product[Shape::MTiles][KT / 8][4];
             typename Rows::Scores score;
             typename Rows::Weights weights;
-            const int fresh = fresh_lane();  // addresses anew: they and their XORs would be kept
             multiply_integers<Shape>(
-                product, query_lane<Shape::int8_row_bytes>(base, warp * Shape::warp_rows, fresh),
+                product, query_lane<Shape::int8_row_bytes>(base, own * Shape::warp_rows, fresh),
                 key_lane<Shape::int8_row_bytes>(key_tiles + stage * Shape::int8_tile_bytes, fresh));
             take_steps<Shape>(product, score,
                               reinterpret_cast<const float*>(shared + Shape::scale_at) +
-                                  stage * KT + c_column(lane, 0));
+                                  stage * KT + c_column(fresh, 0));
             float factor[Shape::MTiles][2];
-            read_factors(factor, lane_factors<Shape>(shared, warp, lane));
+            read_factors(factor, lane_factors<Shape>(shared, own, fresh));
             if (masking != Masking::none && (class_of(j) & some_hidden))
-                Mask::apply(score, shared + Shape::mask_at, warp, factor);
-            if (j >= keys.first_partial[warp]) {
+                Mask::apply(score, shared + Shape::mask_at, own, factor);
+            if (j >= keys.first_partial[own]) {
                 hide_beyond<Shape>(score, problem,
-                                   keys.first_row + warp * Shape::warp_rows + c_row(fresh, 0),
+                                   keys.first_row + own * Shape::warp_rows + c_row(fresh, 0),
                                    static_cast<Index>(j) * KT + c_column(fresh, 0));
             }
             if constexpr (natural) {
@@ -174,7 +175,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
                 rows.grow(score, factor);
                 rows.weigh(score, factor, weights);
             }
-            rows.add_values(weights, value_lane + stage * Shape::tile_bytes);
+            rows.add_values(weights, value_tiles + stage * Shape::tile_bytes +
+                                         swizzled<Shape::row_bytes>(fresh % 16, fresh / 16));
         }
         if (masking != Masking::none) {
             __syncwarp();  // the warp's lanes have read its mask rows
