@@ -60,6 +60,7 @@ void run(const Problem& p) {
 }  // namespace
 
 const Tier tier_openmp = {
+    .parallel = true,
     .limits = {.dtypes = all_floats},
     .available = always_available,
     .scratch_bytes = scratch_bytes,

@@ -181,6 +181,7 @@ std::string variant(const Problem& p) {
 }  // namespace
 
 const Tier tier_simd = {
+    .parallel = true,
     .limits = {.dtypes = {DType::float32, DType::float16, DType::bfloat16}},
     // exp2 is within 2^-22 of the true one on every instruction set (test_simd.cpp); with AMX,
     // weights of bfloat16 inputs are rounded to bfloat16, to within 2^-8.

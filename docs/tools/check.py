@@ -7,6 +7,8 @@ import sys
 import urllib.parse
 
 import ladder_zh
+import readme
+import sources
 
 DOCS = pathlib.Path(__file__).resolve().parents[1]
 # A time, a rate, or "so many times faster": only records may say these.
@@ -42,6 +44,10 @@ def one_language():
     elif ladder_zh.fresh(ladder_zh.README.read_text()) != ladder_zh.README.read_text():
         bad.append("README.zh-CN.md's ladder is not that of lib/tiers.def; "
                    "python3 docs/tools/ladder_zh.py rewrites it")
+    for name in readme.WORDS:
+        if readme.fresh(name) != (root / name).read_text():
+            bad.append(f"{name}'s numbers are not those of docs/measured/; "
+                       "python3 docs/tools/readme.py rewrites them")
     for task in sorted(DOCS.glob("exercises/*/task.md")):
         for name in ("task.zh.md", "start.cpp", "solution.cpp"):
             if not (task.parent / name).exists():
@@ -59,6 +65,15 @@ def tiers_without_page():
         if len(list(DOCS.glob(f"exercises/{name}_[0-9]"))) < 2:
             bad.append(f"tier {name} has fewer than two exercises")
     return bad
+
+
+def tests_that_do_not_exist():
+    """Names of tests in the pages, whose directive also stops the build of the site."""
+    tests = sources.tests_of(DOCS.parent)
+    return [f"{path.relative_to(DOCS.parent)}: tests/ has no test \"{' '.join(name.split())}\""
+            for path in sorted([*DOCS.glob("*.dox"), *DOCS.glob("zh/*.dox")])
+            for name in re.findall(r"\{\{test ([^}]*)\}\}", path.read_text())
+            if " ".join(name.split()) not in tests]
 
 
 class Links(html.parser.HTMLParser):
@@ -106,7 +121,8 @@ def main():
     if arguments.site:
         bad = broken_links(arguments.site)
     else:
-        bad = typed_numbers() + one_language() + tiers_without_page()
+        bad = (typed_numbers() + one_language() + tiers_without_page()
+               + tests_that_do_not_exist())
     for line in bad:
         print(f"docs: {line}", file=sys.stderr)
     sys.exit(1 if bad else 0)

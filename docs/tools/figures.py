@@ -1,4 +1,4 @@
-"""Figures as SVG: the map of tiers, pictures of the real loops, and plots of the records.
+"""Figures as SVG: the map of tiers and pictures of the real loops. Plots of records: plots.py.
 
 Deterministic (a fixed hash salt, no date), transparent, with grey text that can be read on light
 and on dark paper.
@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 from words import WORDS  # noqa: E402
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 GREY = "#8a8a8a"
 PALETTE = ["#8a8a8a", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#4a90d9", "#b8a000",
            "#7a5fd0", "#2fa8a0", "#c0504d", "#7f9f3f", "#a06030", "#5f7fa0"]
@@ -159,85 +160,9 @@ def errors(folder, facts):
     save(figure, folder, "errors")
 
 
-# ---- plots of records ----------------------------------------------------------------------------
-
-def made_from_records(kind, name, measured):
-    """[(file, record)] of the plots of that kind which some record has the numbers for."""
-    made = []
-    for n, record in enumerate([*measured, *measured.lengths]):
-        if n >= len(measured) and kind != "time":
-            break
-        has = {"bars": any(not name or r["tier"] == name for r in record.rows),
-               "time": bool(record.lengths()), "roofline": bool(record.ceilings)}[kind]
-        if has:
-            made.append((f"{kind}_{name + '_' if name else ''}{n}.svg", record))
-    return made
-
-
-def bars(folder, facts, record, file, name):
-    """GFLOP/s of each tier on each case, the tier of the page in full colour."""
-    cases = list(dict.fromkeys(r["case"] for r in record.rows if r["tier"] == name or not name))[:9]
-    present = [t["name"] for t in facts["tiers"]
-               if any(r["tier"] == t["name"] and r["case"] in cases for r in record.rows)]
-    figure, axes = plt.subplots(figsize=(7.2, 3.8))
-    width = 0.8 / max(1, len(present))
-    for n, tier in enumerate(present):
-        heights = [(record.find(tier, case) or {}).get("gflops", 0) for case in cases]
-        axes.bar([x + n * width for x in range(len(cases))], heights, width,
-                 color=colour(facts, tier), alpha=1 if tier == name or not name else 0.4,
-                 label=tier)
-    axes.set_yscale("log")
-    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(cases))], cases, rotation=25,
-                    ha="right", fontsize=9)
-    axes.set_ylabel("GFLOP/s, fewest threads")
-    legend_beside(axes)
-    save(figure, folder, file.removesuffix(".svg"))
-
-
-def time_plot(folder, facts, record, file):
-    rows = record.lengths()
-    fewest = min(r["threads"] for r in rows)
-    figure, axes = plt.subplots(figsize=(7.2, 3.8))
-    for tier in facts["tiers"]:
-        points = sorted((r["L"], r["seconds"]) for r in rows
-                        if r["tier"] == tier["name"] and r["threads"] == fewest)
-        if points:
-            axes.plot([p[0] for p in points], [p[1] for p in points], "o-", markersize=4,
-                      color=colour(facts, tier["name"]), label=tier["name"])
-    B, Hq, H, E, Ev = rows[0]["shape"]
-    axes.set_title(f"(B, Hq, H, E, Ev) = ({B}, {Hq}, {H}, {E}, {Ev}), {rows[0]['dtype']}, "
-                   f"{fewest} thread{'s' if fewest > 1 else ''}")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("L = S")
-    axes.set_ylabel("seconds")
-    legend_beside(axes)
-    save(figure, folder, file.removesuffix(".svg"))
-
-
-def roofline(folder, facts, record, file):
-    """GFLOP/s against operations per byte of input and output, under the measured ceilings."""
-    peak, copy = record.ceilings["gflops_per_second"], record.ceilings["gbytes_per_second"]
-    figure, axes = plt.subplots(figsize=(7.2, 4.0))
-    grid = [2 ** (n / 4) for n in range(-8, 48)]
-    axes.plot(grid, [min(peak, copy * x) for x in grid], color=GREY, label="ceilings, measured")
-    for tier in facts["tiers"]:
-        points = [(r["flops"] / r["bytes"], r["gflops"]) for r in record.rows
-                  if r["tier"] == tier["name"]]
-        if points:
-            axes.plot([p[0] for p in points], [p[1] for p in points], "o", markersize=5,
-                      color=colour(facts, tier["name"]), label=tier["name"])
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("operations per byte that must be moved; flops = 2 (E + Ev) a visible score")
-    axes.set_ylabel("GFLOP/s")
-    legend_beside(axes)
-    save(figure, folder, file.removesuffix(".svg"))
-
-
 def draw(folder, facts, measured, language):
     folder.mkdir(parents=True, exist_ok=True)
-    root = pathlib.Path(__file__).resolve().parents[1]
+    root = ROOT / "docs"
     pages = {p.stem for p in (root if language == "en" else root / language).glob("*.dox")}
     ladder_map(folder, facts, language, pages)
     assert language in WORDS
@@ -252,9 +177,3 @@ def draw(folder, facts, measured, language):
             runpy.run_path(str(script))["draw"](folder, root.parent)
     memory(folder, facts)
     errors(folder, facts)
-    for name in [""] + [tier["name"] for tier in facts["tiers"]]:
-        for file, record in made_from_records("bars", name, measured):
-            bars(folder, facts, record, file, name)
-    for kind, plot in (("time", time_plot), ("roofline", roofline)):
-        for file, record in made_from_records(kind, "", measured):
-            plot(folder, facts, record, file)

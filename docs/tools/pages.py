@@ -12,7 +12,10 @@ import xml.sax.saxutils
 import excerpts
 import int8
 import tables
-from sources import files_of
+import plots
+import tables_gpu
+import taught
+from sources import files_of, tests_of
 from words import WORDS
 
 QUESTIONS = ["why_no_transpose", "why_fused", "why_masks", "why_memory", "why_auto", "why_int8"]
@@ -23,7 +26,7 @@ class Maker:
     def __init__(self, root, work, language, facts, measured, verdicts):
         self.root, self.work, self.language = root, work, language
         self.facts, self.measured, self.verdicts = facts, measured, verdicts
-        self.words, self.order = WORDS[language], None
+        self.words, self.order, self.last_cited = WORDS[language], None, None
         folder = root / "docs" / ("" if language == "en" else language)
         self.sources = sorted(folder.glob("*.dox"))
         self.texts = {path.stem: path.read_text() for path in self.sources}
@@ -31,7 +34,7 @@ class Maker:
             for path in sorted((root / "docs").glob("steps_*.md")):
                 title, _, body = path.read_text().partition("\n")
                 title = re.sub(r"\s*\{#.*\}", "", title.lstrip("# "))
-                self.texts[path.stem] = f"/**\n\\page {path.stem} {title}\n\n{body}\n*/\n"
+                self.texts[path.stem] = f"/**\n\\page {path.stem} {title}\n\n{body}\n\n{{{{next}}}}\n*/\n"
         # A page may be there before its tier.
         registered = {f"tier_{t['name']}" for t in facts["tiers"]}
         self.texts = {name: text for name, text in self.texts.items()
@@ -82,6 +85,8 @@ class Maker:
         text = re.sub(r"([\u3001-\u9fff\uff01-\uff5e])\n *([\u3001-\u9fff\uff01-\uff5e])", r"\1\2", text)
         # Emphasis between Chinese characters, which Markdown does not see.
         text = re.sub(r"(?<!\*)\*([\u3001-\u9fff][^*\n]*?)\*(?!\*)", r"<em>\1</em>", text)
+        # Bold that begins or ends at code: 1.9.4 shows its stars.
+        text = re.sub(r"\*\*(`[^*\n]*?|[^*\n]*?`)\*\*", r"<b>\1</b>", text)
         # Doxygen takes a star at the start of a line for the edge of the comment.
         text = re.sub(r"(?m)^( *)\*\*(\S.*?)\*\*", r"\1<b>\2</b>", text)
         text = re.sub(r"(?m)^( *)\*(\S[^*\n]*)\*", r"\1<em>\2</em>", text)
@@ -157,6 +162,16 @@ class Maker:
                      "</summary>\n\\endhtmlonly", *parts, "\\htmlonly\n</details>\n\\endhtmlonly"]
         return "\n".join(parts)
 
+    def do_teaches(self, *names):
+        """The names of the API that an English page teaches: shown at its end, in each language, and
+        the names lead back to it (taught.py)."""
+        return "" if self.page in dict(self.order) else self.teaches()  # {{next}} shows them
+
+    def teaches(self):
+        names = [name for name, page in taught.claims().items() if page == self.page]
+        links = ", ".join(f"\\ref attn::{name} \"{name}\"" for name in names)
+        return f"{self.words['teaches']}: {links}\n\n" if names else ""
+
     def do_next(self):
         names = [page for page, _ in self.order]
         at = names.index(self.page) if self.page in names else -1
@@ -165,7 +180,7 @@ class Maker:
         before = f"← \\ref {names[at - 1]}" if at > 0 else "← \\ref course"
         after = f"\\ref {names[at + 1]} →" if at + 1 < len(names) else ""
         words = self.words
-        return ("\\htmlonly\n<div class=\"previous-next\">\n\\endhtmlonly\n"
+        return (self.teaches() + "\\htmlonly\n<div class=\"previous-next\">\n\\endhtmlonly\n"
                 f"{words['previous']}: {before}"
                 + (f" &emsp; {words['next']}: {after}" if after else "")
                 + "\n\\htmlonly\n</div>\n\\endhtmlonly")
@@ -215,10 +230,9 @@ class Maker:
     def do_test(self, *sentence):
         """The name of a test, which must exist."""
         name = " ".join(sentence)
-        tests = "".join(p.read_text() for p in sorted((self.root / "tests").glob("test_*.cpp")))
-        if tests and f'TEST_CASE("{name}")' not in tests:
+        if name not in tests_of(self.root):
             sys.exit(f"docs: {self.page}: tests/ has no test \"{name}\"")
-        return f"*{name}*"
+        return f"<em>{name}</em>"  # a star after a Chinese colon is a star
 
     # ---- directives: exercises ------------------------------------------------------------------
 
@@ -262,16 +276,24 @@ class Maker:
         text = (self.work.parent / f"output_{example}.txt").read_text()
         return f"\\verbatim\n{text}\\endverbatim"
 
+    def do_drop_in(self):
+        """The lines that put the library in PyTorch's place, as the Python module states them."""
+        text = (self.root / "lib/python/attention_ladder/__init__.py").read_text()
+        lines = re.search(r"(?m)^    import attention_ladder as al\n(?:    .*\n)+", text)
+        if not lines:
+            sys.exit("docs: the Python module no longer says how it is dropped in")
+        return "```{.py}\n" + re.sub(r"(?m)^    ", "", lines[0]) + "```"
+
     def do_notebooks(self):
         titles = []
         for path in sorted((self.root / "notebooks").glob("*.ipynb")):
             cells = json.loads(path.read_text())["cells"]
             first = "".join(next(c["source"] for c in cells if c["cell_type"] == "markdown"))
             title = first.split("\n")[0].lstrip("# ")
-            titles.append([f"`notebooks/{path.name}`", title])
+            titles.append([title, f"`notebooks/{path.name}`"])
         if not titles:
             return self.words["no_notebooks"]
-        return tables.table([self.words["files"], ""], titles)
+        return tables.table(["", self.words["files"]], titles)
 
     def do_anchors(self):
         """What others' kernels take at the seed's shapes, from the record that holds them."""
@@ -297,38 +319,78 @@ class Maker:
 
     def do_plot(self, kind, name=""):
         """A figure made from records; a sentence where there is no record for it."""
-        import figures
-        made = [f for f in figures.made_from_records(kind, name, self.measured)]
-        if not made:  # a tier's own page has said so above
-            return "" if name or kind == "roofline" and self.page != "measuring" else self.words["not_measured"].format(what=self.words[kind])
+        made = plots.made_from_records(kind, name, self.measured)
+        if not made:  # a tier's own page has said above that nothing was measured
+            return "" if name else self.words["not_measured"].format(what=self.words[kind])
         return "\n\n".join(f"\\image html {file} \"{self.caption_text(record)}\" width=100%"
                            for file, record in made)
 
     def caption_text(self, record):
         return record.caption(self.words).replace("`", "").replace('"', "'")
 
+    def cited(self, record):
+        """Where a number in a sentence comes from: said once for numbers that follow each other."""
+        source = (self.page, record.machine, record.date)
+        again, self.last_cited = source == self.last_cited, source
+        return "" if again else f" ({record.machine}, {record.date})"
+
     def do_ratio(self, slow, fast, case):
-        """`slow`'s time divided by `fast`'s, from the first record that holds both."""
-        case = case.replace("_", " ")
-        for record in self.measured:
+        """`slow`'s time divided by `fast`'s, from the first record that holds both. PyTorch's
+        backends are torch_default and so on."""
+        case, slow = case.replace("_", " "), slow.replace("torch_", "torch ")
+        for record in [*self.measured, *self.measured.lengths]:
             a, b = record.find(slow, case), record.find(fast, case)
             if a and b:
-                return f"{a['seconds'] / b['seconds']:.3g} ({record.machine}, {record.date})"
+                return f"{a['seconds'] / b['seconds']:.3g}" + self.cited(record)
         return self.words["not_measured_inline"]
 
-    def do_speedup(self, one, many, case):
-        """The same, but the faster one with the most threads that the record has for it."""
-        case = case.replace("_", " ")
+    def do_across(self, slow, slow_case, fast, fast_case):
+        """`slow`'s time divided by `fast`'s, from records of two machines. The cases must ask for the
+        same work."""
+        found = []
+        for tier, case in ((slow, slow_case), (fast, fast_case)):
+            rows = ((record, record.find(tier, case.replace("_", " "))) for record in self.measured)
+            found.append(next(((record, row) for record, row in rows if row), None))
+        if None in found:
+            return self.words["not_measured_inline"]
+        (here, a), (there, b) = found
+        if (a["flops"], a["dtype"], a["shape"]) != (b["flops"], b["dtype"], b["shape"]):
+            sys.exit(f"docs: {self.page}: {slow_case} and {fast_case} are different problems")
+        self.last_cited = None
+        return (f"{a['seconds'] / b['seconds']:.3g} ({here.machine}, {a['threads']} "
+                f"{self.words['one_thread' if a['threads'] == 1 else 'threads']}, {here.date}; "
+                f"{there.machine}, {there.date})")
+
+    def do_saves(self, name, case, less):
+        """The tier's time on a case divided by its time on one that asks for less."""
+        name = name.replace("torch_", "torch ")
         for record in self.measured:
-            rows = [r for r in record.rows if r["tier"] == many and r["case"] == case]
-            a, b = record.find(one, case), max(rows, key=lambda r: r["threads"], default=None)
+            a, b = (record.find(name, c.replace("_", " ")) for c in (case, less))
             if a and b:
-                return (f"{a['seconds'] / b['seconds']:.3g} ({b['threads']} {self.words['threads']}; "
-                        f"{record.machine}, {record.date})")
+                return f"{a['seconds'] / b['seconds']:.3g}" + self.cited(record)
         return self.words["not_measured_inline"]
 
     def do_versus(self):
         return tables.versus(self.words, self.measured.rivals)
 
+    def do_beside(self, rival, case, threads):
+        """PyTorch's time divided by the rival's, from a record in which they took turns."""
+        for record in self.measured.rivals:
+            for row in record.rows:
+                if (row["rival"], row["case"], row["threads"]) == (rival, case.replace("_", " "),
+                                                                   int(threads)):
+                    many = self.words["one_thread" if int(threads) == 1 else "threads"]
+                    return (f"{row['torch_over_this_median']:.3g}, {threads} {many}"
+                            + self.cited(record))
+        return self.words["not_measured_inline"]
+
+    def do_step(self, new, old):
+        """Speed with a step divided by the speed without it, over all pairs that were tried."""
+        for path in sorted((self.root / "docs/measured").glob("gpu_steps_*.json")):
+            if found := tables_gpu.step(path, new, old):
+                return found
+        return self.words["not_measured_inline"]
+
     def do_all_measured(self):
-        return tables.all_measured(self.words, self.measured)
+        return (tables.all_measured(self.words, [*self.measured, *self.measured.lengths]) + "\n"
+                + tables_gpu.all_of(self.words, self.root / "docs/measured"))

@@ -15,7 +15,6 @@ class Record:
         if machine.get("cores") and not machine.get("gpu"):
             self.machine += f", {machine['cores']} cores"
         self.command = data.get("command", "./run bench")
-        self.ceilings = data.get("ceilings", {})
         self.rows = [self.row(entry) for entry in data["rows"]]
         dates = sorted({row["date"] for row in self.rows})
         self.date = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -44,6 +43,10 @@ class Record:
         rows = [r for r in self.rows if r["tier"] == tier and r["case"] == case]
         exact = [r for r in rows if r["threads"] == threads]
         return (exact or sorted(rows, key=lambda r: r["threads"]) or [None])[0]
+
+    def roofs(self):
+        """{title: (arithmetic peaks in GFLOP/s, reads in GB/s, rows)}; empty: none were measured."""
+        return {}
 
     def lengths(self):
         """The rows of the one shape that was measured at most lengths; none below three."""
@@ -91,12 +94,28 @@ class Gpu(Record):
                     "date": data["date"], "source_hash": data["source_hash"]})
         super().__init__(path, {**data, "rows": rows, "command": data["made_by"]})
         self.machine += f", torch {data['torch']}"
+        self.gpu = data["machine"]["gpu"]
+        self.peaks = []  # TFLOP/s of a bare mma.sync loop on the same kind of GPU
+
+    def roofs(self):
+        """Only of arithmetic: no record holds the GPU's rate of reading."""
+        rows = [{**r, "bytes": least_bytes(r)} for r in self.rows if r["dtype"] == "bfloat16"
+                and r["tier"] != "torch default" and " mask " not in r["case"]]
+        return {"bfloat16; roof: a bare mma.sync loop (the roof of reading: not measured)": ([1000 * p for p in self.peaks], [], rows)
+                } if self.peaks and rows else {}
+
+
+def least_bytes(row):
+    """Each input read once and the output written once."""
+    B, Hq, H, E, Ev = row["shape"]
+    size = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[row["dtype"]]
+    return size * B * (Hq * row["L"] * (E + Ev) + H * row["S"] * (E + Ev))
 
 
 class Rivals:
     """Our tiers beside other libraries in one process: tests/bench/compare_torch_cpu.py."""
     def __init__(self, path, data):
-        self.file, self.rows = path.name, data["rows"]
+        self.file, self.rows = path.name, [{**row, "tier": row["rival"]} for row in data["rows"]]
         machine = data.get("machine", "?")
         self.machine = data.get("cpu") or (machine if isinstance(machine, str) else
                                            machine.get("gpu") or machine.get("cpu"))
@@ -111,15 +130,42 @@ class Rivals:
 
     caption = Record.caption
 
+    def lengths(self):
+        return []
+
+    def roofs(self):
+        """The rulers ran between the rivals, so that they were measured as often as these."""
+        found = {}
+        for threads in sorted({row["threads"] for row in self.rows}):
+            rows = [row for row in self.rows if row["threads"] == threads
+                    and row["dtype"] == "float32" and not row["mask"]]
+            shown = []
+            for row in rows:
+                sizes = {"Ev": row["sizes"]["E"], **row["sizes"]}
+                one = {"tier": row["rival"], "dtype": row["dtype"], "L": sizes["L"],
+                       "S": sizes["S"], "gflops": row["gflops_best"],
+                       "shape": tuple(sizes[a] for a in ("B", "Hq", "H", "E", "Ev")),
+                       "flops": row["gflops_best"] * 1e9 * row["seconds_best"]}
+                shown.append({**one, "bytes": least_bytes(one)})
+            peaks = [row["fma_peak_best"] for row in rows if row.get("fma_peak_best")]
+            reads = [row["read_gbytes_best"] for row in rows if row.get("read_gbytes_best")]
+            if peaks and reads:
+                found[f"float32, {threads} thread{'s' if threads > 1 else ''}"] = (peaks, reads,
+                                                                                  shown)
+        return found
+
 
 class Measured(list):
     """All records of the library's own bench, and beside them those of other kinds."""
     def __init__(self, folder):
         super().__init__()
         self.lengths, self.rivals = [], []
+        peaks = {}  # by GPU
         for path in sorted(folder.glob("*.json")):
             data = json.loads(path.read_text())
             row = (data.get("rows") or [{}])[0]
+            if "mma_peak_tflops" in data:
+                peaks[data["machine"]["gpu"]] = data["mma_peak_tflops"]
             if data.get("cases") and "microseconds" in data["cases"][0]:
                 self.append(Gpu(path, data))
             elif "rival" in row:
@@ -128,6 +174,9 @@ class Measured(list):
                 self.lengths.append(Lengths(path, data))
             elif isinstance(row.get("seconds"), dict) and "sizes" in row and "tier" in row:
                 self.append(Record(path, data))
+        for record in self:
+            if isinstance(record, Gpu):
+                record.peaks = peaks.get(record.gpu, [])
 
 
 def load(folder):

@@ -14,7 +14,9 @@ import sys
 import excerpts
 import figures
 import pages
+import plots
 import records
+from sources import limits_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 AWESOME = pathlib.Path("/usr/share/doxygen-awesome-css")
@@ -28,6 +30,18 @@ MATHJAX_PARTS = ["MathJax.js", "extensions/tex2jax.js", "extensions/MathEvents.j
                  "jax/output/HTML-CSS/jax.js", "jax/output/HTML-CSS/imageFonts.js",
                  "jax/output/HTML-CSS/autoload", "jax/output/HTML-CSS/fonts/TeX",
                  "fonts/HTML-CSS/TeX/woff"]
+
+
+def limits_without_compiler(facts):
+    """Tiers that this build has no compiler for get their limits from their source. Where the
+    library knows better, the source must have been read aright."""
+    for tier in facts["tiers"]:
+        stated = limits_of(ROOT, tier["name"]) if tier["device"] == "gpu" else None
+        if not tier["built"] and stated:
+            tier["limits"] = stated
+        elif tier["built"] and stated and stated != tier["limits"]:
+            sys.exit(f"docs: the source of {tier['name']} was read as {stated}, "
+                     f"the library says {tier['limits']}")
 
 
 def copy_mathjax(site):
@@ -160,10 +174,13 @@ def main():
         folder.mkdir(parents=True)
 
     facts = json.loads(pathlib.Path(arguments.facts).read_text())
+    limits_without_compiler(facts)
     verdicts = json.loads(pathlib.Path(arguments.verdicts).read_text())
     measured = records.load(ROOT / "docs/measured")
     excerpts.write(ROOT, work)
     ids = {}
+    (work / "figures").mkdir()
+    plots.draw(work / "figures", facts, measured)  # shared by the languages
     for language in LANGUAGES:
         figures.draw(work / "figures", facts, measured, language)
         maker = pages.Maker(ROOT, work, language, facts, measured, verdicts)

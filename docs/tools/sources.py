@@ -1,10 +1,18 @@
-"""Which files are a tier's, and how far they are from those of the tier it builds on."""
+"""Which files are a tier's, what they say, and how far they are from those of the tier below."""
 import re
 
 
 def names(root):
     text = (root / "lib/tiers.def").read_text()
     return re.findall(r"(?m)^ATTN_[CG]PU_TIER\((\w+)", text)
+
+
+def tests_of(root):
+    """Names of all tests: doctest's cases and those that CMake adds."""
+    found = set()
+    for path in [*root.glob("tests/**/test_*.cpp"), *root.glob("tests/**/CMakeLists.txt")]:
+        found.update(re.findall(r'(?:TEST_CASE\(|add_test\(NAME )"([^"]+)"', path.read_text()))
+    return found
 
 
 def files_of(root, name):
@@ -30,3 +38,34 @@ def code_of(root, name):
             if line.strip():
                 lines.append(line)
     return lines
+
+
+def limits_of(root, name):
+    """The limits that a tier's registry entry states in its source, or None if they cannot be read:
+    for a site that was built without the compiler of that tier. Same keys as in docs_facts."""
+    text = "".join(path.read_text() for path in files_of(root, name))
+    entry = re.search(rf"const Tier (?:attn::)?tier_{name} = \{{.*?\n\}};", text, re.S)
+    at = entry[0].find(".limits = {") if entry else -1
+    if at < 0:
+        return None
+    depth, end = 1, at + len(".limits = {")
+    while depth:
+        depth += {"{": 1, "}": -1}.get(entry[0][end], 0)
+        end += 1
+    stated = re.sub(r"//.*", "", entry[0][at + len(".limits = {"):end - 1])
+    floats = ["float64", "float32", "float16", "bfloat16"]
+    has = {"dtypes": [], "boolean_mask": True, "additive_mask": True, "causal": True,
+           "grouped_heads": True, "logsumexp": True, "max_head_dim": 0, "requires": ""}
+    for key, value in re.findall(r"\.(\w+) = (\{[^}]*\}|\"[^\"]*\"|\w+)", stated):
+        if key == "dtypes":
+            listed = re.findall(r"DType::(\w+)", value)
+            has[key] = [d for d in floats if d in listed or value == "all_floats"]
+        elif key == "requires_":
+            has["requires"] = value.strip('"')
+        elif key == "max_head_dim" and value.isdigit():
+            has[key] = int(value)
+        elif key in has and value in ("true", "false"):
+            has[key] = value == "true"
+        else:
+            return None
+    return has if has["dtypes"] else None

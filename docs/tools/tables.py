@@ -63,22 +63,24 @@ def ladder(words, tiers, with_page, idea):
         name = tier["name"]
         link = f"\\ref tier_{name} \"{name}\"" if name in with_page else f"`{name}`"
         base = tier["builds_on"]
-        rows.append([link, tier["device"].upper(),
-                     words["nothing"] if base == "nothing" else f"`{base}`", idea(tier)])
-    return table([words["tier"], words["on"], words["builds_on"], words["adds"]], rows)
+        rows.append([link, idea(tier), tier["device"].upper(),
+                     words["nothing"] if base == "nothing" else f"`{base}`"])
+    return table([words["tier"], words["adds"], words["on"], words["builds_on"]], rows)
 
 
 def limits(words, tier):
-    if not tier["built"]:
-        return words["not_built"]
     has = tier["limits"]
+    if not has["dtypes"]:
+        return words["not_built"]
     rows = [[words["dtypes"], ", ".join(has["dtypes"])]]
     rows += [[words[key], words["yes"] if has[key] else words["no"]]
              for key in ("boolean_mask", "additive_mask", "causal", "grouped_heads", "logsumexp")]
     rows += [[words["max_head_dim"], has["max_head_dim"] or words["any"]],
-             [words["requires"], has["requires"] or words["any_machine"]],
-             [words["parallel"], words["yes"] if tier["parallel"] else words["no"]]]
-    return table([words["limit"], words["value"]], rows) + "\n" + words["limits_note"]
+             [words["requires"], has["requires"] or words["any_machine"]]]
+    if tier["device"] == "cpu":
+        rows.append([words["parallel"], words["yes"] if tier["parallel"] else words["no"]])
+    note = words["limits_note" if tier["built"] else "limits_read"]
+    return table([words["limit"], words["value"]], rows) + "\n" + note
 
 
 def errors(words, tier):
@@ -214,7 +216,8 @@ def all_measured(words, records):
     parts = []
     for record in records:
         rows = [[f"`{row['tier']}`"] + measured_row(words, row) for row in record.rows]
-        parts.append(f"## {record.machine}\n" + table([words["tier"]] + measured_header(words), rows)
+        text = table([words["tier"]] + measured_header(words), rows)
+        parts.append(f"## {record.machine}\n" + folded(words, rows, text)
                      + "\n" + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what="any tier")
 
@@ -235,7 +238,7 @@ def versus(words, rivals, cases=None):
                          if row.get("torch_over_this_median") else "-"])
         header = [words["case"], words["dtype"], words["threads"], words["rival"], words["best"],
                   words["median"], "GFLOP/s", words["share"], words["torch_over"]]
-        parts.append(table(header, rows) + "\n" + record.caption(words) + "\n")
+        parts.append(folded(words, rows, table(header, rows)) + "\n" + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what="PyTorch")
 
 

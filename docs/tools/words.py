@@ -11,8 +11,15 @@ WORDS = {
         "not_measured": "Not measured on this machine: no record in docs/measured/ holds {what}. "
                         "`./run bench` makes one.",
         "not_measured_inline": "(not measured on this machine)",
-        "not_built": "This site was built without CUDA, so the limits of this tier are not known "
-                     "to it. A build with CUDA fills this table.",
+        "not_built": "This site was built without the compiler of this tier, and its limits could not be "
+                     "read from its source.",
+        "limits_read": "This site was built without CUDA: read from the tier's registry entry in its "
+                       "source, not asked of the library.", "teaches": "In the API", "made_by": "{machine}; {date}; {source}; record docs/measured/{file}; made by {command}",
+        "gpu_tests": "Tests on a GPU", "gpu_kernels": "Registers and spills of each kernel",
+        "gpu_variants": "Variants of cuda_mma that were tried", "test_cases": "test cases",
+        "passed": "passed", "assertions": "assertions", "kernel": "kernel", "target": "target",
+        "registers": "registers", "shared_bytes": "static shared bytes",
+        "spills": "bytes spilled", "variant": "variant",
         "limit": "Limit", "value": "Value", "dtypes": "Element types",
         "boolean_mask": "Boolean mask", "additive_mask": "Additive mask", "causal": "Causal",
         "grouped_heads": "Grouped heads (Hq > H)", "logsumexp": "Returns logsumexp",
@@ -34,7 +41,7 @@ WORDS = {
                    "does, its table stands here.",
         "int8_tiers": "The quantized tiers in this tree: {}.",
         "time": "times of one shape at three or more lengths", "bars": "GFLOP/s",
-        "roofline": "the ceilings of a machine", "threads": "threads", "spread": "spread (10 % to 90 %)",
+        "roofline": "the ceilings of a machine", "crossover": "several tiers on one thread", "threads": "threads", "one_thread": "thread", "spread": "spread (10 % to 90 %)",
         "no_speeds": "In this tree no speed has been recorded yet for {}: such tiers are all taken to be "
                      "equally slow, and among equals the simplest wins.", "rows": "{} rows", "rival": "who", "best": "best", "share": "share of a roof",
         "of_read": "of reading", "of_peak": "of the FMA peak", "torch_over": "torch / this",
@@ -56,7 +63,13 @@ WORDS = {
         "not_measured": "本机尚未测量：docs/measured/ 中还没有 {what} 的记录。"
                         "运行 `./run bench` 即可生成。",
         "not_measured_inline": "（本机尚未测量）",
-        "not_built": "本站构建时没有 CUDA，因此不知道这一级的限制。用带 CUDA 的构建即可补上此表。",
+        "not_built": "本站构建时没有这一级的编译器，也没能从它的源文件里读出限制。",
+        "limits_read": "本站构建时没有 CUDA：这张表读自这一级源文件里的注册项，而不是向库询问所得。",
+        "teaches": "在 API 中（英文）", "made_by": "{machine}；{date}；{source}；记录 docs/measured/{file}；来自 {command}",
+        "gpu_tests": "GPU 上的测试", "gpu_kernels": "每个核函数的寄存器与溢出",
+        "gpu_variants": "试过的 cuda_mma 变体", "test_cases": "用例", "passed": "通过",
+        "assertions": "断言", "kernel": "核函数", "target": "目标", "registers": "寄存器",
+        "shared_bytes": "静态共享内存字节", "spills": "溢出字节", "variant": "变体",
         "limit": "限制", "value": "取值", "dtypes": "元素类型",
         "boolean_mask": "布尔掩码", "additive_mask": "加性掩码", "causal": "因果",
         "grouped_heads": "分组头（Hq > H）", "logsumexp": "返回 logsumexp",
@@ -77,7 +90,7 @@ WORDS = {
         "no_int8": "<b>还没有的：</b> 本源码树中还没有量化的级。等它到来，它的实测表会出现在这里。",
         "int8_tiers": "本源码树中的量化级：{}。",
         "time": "同一形状在三种以上长度下的时间", "bars": "GFLOP/s",
-        "roofline": "机器上限", "threads": "线程", "spread": "离散（10 % 至 90 %）",
+        "roofline": "机器上限", "crossover": "几级的单线程时间", "threads": "线程", "one_thread": "线程", "spread": "离散（10 % 至 90 %）",
         "no_speeds": "本源码树中还没有记录 {} 的速度：这些级都被当作同样慢，相等时最简单的胜出。",
         "rows": "{} 行", "rival": "谁", "best": "最好", "share": "占上限的份额",
         "of_read": "（读带宽）", "of_peak": "（FMA 峰值）", "torch_over": "torch / 本项",

@@ -32,6 +32,7 @@ struct Command {
 Command add_run(CLI::App& parent, const Common& common);
 Command add_compare(CLI::App& parent, const Common& common);
 Command add_tiers(CLI::App& parent, const Common& common);
+Command add_judge(CLI::App& parent, const Common& common);
 Command add_explain(CLI::App& parent, const Common& common);
 Command add_generate(CLI::App& parent, const Common& common);
 Command add_demo(CLI::App& parent, const Common& common);

@@ -32,7 +32,8 @@ namespace {
 
 /// \brief Environment variables that change what is computed or how fast.
 constexpr const char* variables[] = {"ATTN_ISA",      "ATTN_TIER",  "OMP_NUM_THREADS",
-                                     "OMP_PROC_BIND", "OMP_PLACES", "CUDA_VISIBLE_DEVICES"};
+                                     "OMP_PROC_BIND", "OMP_PLACES", "CUDA_VISIBLE_DEVICES",
+                                     "ATTN_PYTHON"};
 
 Exit version(const Common& common) {
     std::vector<std::string> sets;
@@ -122,8 +123,9 @@ Exit run(int argc, char** argv) {
     root.add_flag("--json", common.json, "Print one JSON object instead of text");
     root.add_flag("--version", wants_version, "Version, instruction sets, CUDA, environment");
     const Command commands[] = {add_demo(root, common),    add_run(root, common),
-                                add_compare(root, common), add_explain(root, common),
-                                add_tiers(root, common),   add_generate(root, common)};
+                                add_compare(root, common), add_judge(root, common),
+                                add_explain(root, common), add_tiers(root, common),
+                                add_generate(root, common)};
     // After the commands, which would inherit it.
     root.footer(
         "`attn COMMAND --help` shows the flags of a command.\n"

@@ -230,7 +230,8 @@ void expect_fits(const TensorView& got, Index count, bool right_dtype, const cha
 
 double longest_sum(Index S, DType dtype) {
     if (dtype == DType::float64) return static_cast<double>(S);
-    return static_cast<double>(std::min<Index>(S, 64) + S / 64);
+    const Index tiles = S / 64;
+    return static_cast<double>(std::min<Index>(S, 64) + tiles);
 }
 
 long double half_ulp(long double value, DType dtype) {

@@ -3,7 +3,8 @@
 
     cmake --build build --target attn_cpu_door
     python3 tests/bench/time_and_memory.py measure docs/measured/length_NAME.json
-    python3 tests/bench/time_and_memory.py draw docs/measured/length_NAME.json length.svg
+
+The course site draws it (docs/tools/plots.py).
 
 One head, L = S from 256 to 16384, E = 64, float32, no mask. A CPU tier's memory is its scratch, which it
 reports and which the tests hold it to. Times are the best of some calls, one where a call takes seconds.
@@ -88,31 +89,6 @@ def measure(args):
         save(args, door, rows)  # each length, so that a run cut short is not lost
 
 
-def draw(args):
-    import matplotlib
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-    plt.rcParams["svg.hashsalt"] = "attention"  # the same file for the same numbers
-    record = json.loads(pathlib.Path(args.record).read_text())
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    for n, tier in enumerate(TIERS):
-        rows = [r for r in record["rows"] if r["tier"] == tier]
-        lengths = [r["L"] for r in rows]
-        style = dict(marker="osv^D"[n], color=f"C{n}", label=tier, linewidth=1.2, markersize=4)
-        left.plot(lengths, [r["seconds_best"] * 1e3 for r in rows], **style)
-        right.plot(lengths, [max(r["scratch_bytes"], 1) / 1024 for r in rows], **style)
-    for axes, title in ((left, "time of one call, ms"), (right, "working memory, KiB")):
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(LENGTHS, [str(L) for L in LENGTHS], fontsize=7)
-        axes.set_xlabel("L = S")
-        axes.set_title(title, fontsize=10)
-        axes.grid(True, which="major", alpha=0.3)
-    left.legend(fontsize=8)
-    figure.suptitle(f"one head, E = {E}, float32, {record['rows'][0]['threads']} threads · {record['cpu']} · {record['date'][:10]}", fontsize=8)
-    figure.savefig(args.figure, metadata={"Date": None})
-
-
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 commands = parser.add_subparsers(required=True)
 one = commands.add_parser("measure")
@@ -121,9 +97,5 @@ one.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
 one.add_argument("--library", default="")
 one.add_argument("--source-hash", default="", help="of the sources the library was made from, where they are not beside this script")
 one.set_defaults(run=measure)
-two = commands.add_parser("draw")
-two.add_argument("record")
-two.add_argument("figure")
-two.set_defaults(run=draw)
 arguments = parser.parse_args()
 arguments.run(arguments)

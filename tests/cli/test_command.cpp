@@ -400,6 +400,35 @@ TEST_CASE("the command compares, explains and lists every tier") {
     CHECK(folder.all().empty());
 }
 
+TEST_CASE("the command leaves judging to the Python module and says when it is not there") {
+    const Workplace folder;
+    // In place of Python: agrees that the module is there, then shows what it was asked for.
+    CHECK(folder
+              .shell("printf '#!/bin/sh\\n[ \"$1\" = -c ] && exit 0\\necho \"$@\"; exit 1\\n' >"
+                     "py && chmod +x py")
+              .status == 0);
+    const std::string python = "ATTN_PYTHON=./py \"$attn\" judge ";
+    const Result asked = folder.shell(python +
+                                      "online --dtype float16 --property formula --case "
+                                      "L=2,S=3 --case L=3,S=3 --html r.html --json");
+    CHECK(asked.out ==
+          "-m attention_ladder judge tier:online --arrays numpy --dtype float16 "
+          "--property formula --case L=2,S=3 --case L=3,S=3 --html r.html --json -\n");
+    CHECK(asked.status == 1);  // as the judge says it
+    for (const auto& [line, said] :
+         {std::pair{python + "onlin", "there is no tier 'onlin'"},
+          {python + "auto", "auto is a choice"},
+          {python + "online --dtype int8", "--dtype"},
+          {std::string("ATTN_PYTHON=./none \"$attn\" judge online"), "pip install"},
+          {std::string("ATTN_PYTHON=false \"$attn\" judge online"), "pip install"}}) {
+        CAPTURE(line);
+        const Result wrong = folder.shell(line);
+        CHECK(wrong.status == 2);
+        CHECK_MESSAGE(holds(wrong.err, said), wrong.err);
+        CHECK(wrong.out.empty());
+    }
+}
+
 TEST_CASE("the command tells its version, what it was built with, and its help") {
     const Workplace folder;
     const Result version = folder.shell("ATTN_ISA=baseline OMP_NUM_THREADS=3 \"$attn\" --version");
@@ -414,8 +443,9 @@ TEST_CASE("the command tells its version, what it was built with, and its help")
     CHECK(
         holds(wrong.err,
               "ATTN_ISA is 'mmx', but must be baseline, avx2, avxvnni, avx512, avx512vnni or amx"));
-    for (const char* arguments : {"--help", "run --help", "compare -h", "tiers --help",
-                                  "explain --help", "generate --help", "demo --help"}) {
+    for (const char* arguments :
+         {"--help", "run --help", "compare -h", "tiers --help", "explain --help", "generate --help",
+          "demo --help", "judge --help"}) {
         CAPTURE(std::string(arguments));
         CHECK(folder.attn(arguments).status == 0);
         CHECK(holds(folder.attn(arguments).out, "Usage: attn "));

@@ -269,6 +269,10 @@ def test_the_command_judges_a_tier_and_writes_the_reports(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "tier:online, float32 on cpu: 2 pass" in done.stdout
+    only_json = command("judge", "tier:simd", "--property", "formula", "--json", "-")
+    report = json.loads(only_json.stdout)
+    simd = al.find_tier("simd")
+    assert simd is not None and report["weight_error"] == simd.weight_error > 0
     assert json.loads((tmp_path / "r.json").read_text())["function"] == "tier:online"
     assert "<table>" in (tmp_path / "r.html").read_text()
 

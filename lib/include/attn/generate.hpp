@@ -11,7 +11,8 @@
 
 namespace attn {
 
-/// \brief A contiguous tensor of independent N(0, 1) values, rounded to `dtype`.
+/// \brief A contiguous tensor of independent N(0, 1) values, rounded to `dtype`. On the host.
+/// \throws Error `bad_shape` or `no_memory` for a shape that cannot be allocated.
 Tensor random_normal(std::span<const Index> shape, std::uint64_t seed,
                      DType dtype = DType::float32);
 /// \brief The same, for a shape written in braces.

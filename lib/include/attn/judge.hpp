@@ -74,6 +74,7 @@ struct Allowance {
     double weight_error = 0;        ///< \f$ \epsilon_w \f$
     bool quantized_scores = false;  ///< by the rounding of queries and keys
     bool quantized_values = false;  ///< by the rounding of weights and values
+    /// \brief Of an exact tier.
     Allowance(double weight_error_ = 0) : weight_error(weight_error_) {}
     /// \brief What the tier states for inputs of `dtype`.
     Allowance(const Tier& tier, DType dtype);

@@ -58,7 +58,9 @@ ATTN_HD inline float magnitude_value(std::uint32_t magnitude) {
 
 /// \brief Bounds of what is quantized. With both operands below 2^40 no product of scales can
 ///        overflow; a group that stays below 2^-80 moves a score by less than 2^-40 a channel.
-inline constexpr float quantizable_largest = 0x1p40f, quantizable_least = 0x1p-80f;
+inline constexpr float quantizable_largest = 0x1p40f;
+/// \brief The least: see `quantizable_largest`.
+inline constexpr float quantizable_least = 0x1p-80f;
 
 /// \brief False for NaN, infinity and numbers beyond 2^40: a row that holds one is computed in
 ///        floating point instead.
@@ -167,6 +169,8 @@ struct ChannelMean {
 };
 
 /// \brief What smoothing took from every score of a row, to be added to its logsumexp.
+/// \param logsumexp       of the smoothed scores
+/// \param scale           of the scores
 /// \param query_dot_mean  q . c
 ATTN_HD inline float smoothed_logsumexp(float logsumexp, float scale, float query_dot_mean) {
     return logsumexp + scale * query_dot_mean;
@@ -250,7 +254,9 @@ inline float folded_scale(double scale) {
 }
 
 /// \brief The exponent of 2 that an integer product stands for.
+/// \param product       q8 . k8
 /// \param query_factor  scale_q * folded_scale, once for each query
+/// \param scale_k       step of the key
 ATTN_HD inline float exponent_of(int product, float query_factor, float scale_k) {
     // |product| <= 127 * 127 * E: exact in float32 up to E = 1040.
     return static_cast<float>(product) * (query_factor * scale_k);
@@ -258,7 +264,12 @@ ATTN_HD inline float exponent_of(int product, float query_factor, float scale_k)
 
 /// \brief Variance of a score from rounding: each element of q and k is off by a uniform error of
 ///        up to half a step, independently (the rotation sees to that).
-/// \param query_size  |q|^2  \param key_size  |k - c|^2
+/// \param scale       of the scores
+/// \param scale_q     step of the query
+/// \param scale_k     step of the key
+/// \param query_size  |q|^2
+/// \param key_size    |k - c|^2
+/// \param E           head dimension
 ATTN_HD inline double score_variance(double scale, double scale_q, double scale_k,
                                      double query_size, double key_size, Index E) {
     const double q = scale_q * scale_q / 12, k = scale_k * scale_k / 12;

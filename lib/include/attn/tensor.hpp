@@ -125,8 +125,7 @@ class Tensor {
     std::span<const Index> shape() const {
         return {view_.shape, static_cast<std::size_t>(view_.rank)};
     }
-    /// \brief Number of elements.
-    /// \brief Elements; 0 for a tensor that was default-constructed or moved from.
+    /// \brief Number of elements; 0 for a tensor that was default-constructed or moved from.
     Index size() const { return view_.data == nullptr ? 0 : view_.size(); }
     /// \brief Bytes of all elements.
     std::size_t bytes() const { return static_cast<std::size_t>(size()) * size_of(dtype()); }
@@ -135,8 +134,9 @@ class Tensor {
     void* data() { return view_.data; }
     /// \brief The same, to read.
     const void* data() const { return view_.data; }
-    /// \brief All elements in row-major order. T must be the C++ type of `dtype()`; throws
-    ///        `bad_dtype` otherwise.
+    /// \brief All elements in row-major order.
+    /// \tparam T  the C++ type of `dtype()`
+    /// \throws Error `bad_dtype` for another type
     template <class T>
     std::span<T> values();
     /// \brief The same, to read.
@@ -146,7 +146,8 @@ class Tensor {
     double get(Index i) const;
     /// \brief Writes element `i` in row-major order, rounded to `dtype()`.
     void set(Index i, double value);
-    /// \brief A copy with every element converted to `dtype`.
+    /// \brief A copy with every element converted to `dtype`, rounded to nearest.
+    /// \throws Error `no_memory` when there is none.
     Tensor to(DType dtype) const;
 
     /// \brief A view of all of it. Valid as long as the tensor; a tensor also converts to one.

@@ -23,7 +23,7 @@ def forward(
     scale: Optional[float],
     enable_gqa: bool,
     tier: str,
-    max_relative_error: Optional[float],
+    max_relative_error: Optional[float] = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, logsumexp). `causal` is 0 none, 1 upper_left, 2 lower_right."""
     rules = _torch.Rules(False, scale, enable_gqa, None, tier, max_relative_error, None, None)
@@ -43,7 +43,7 @@ def _(
     scale: Optional[float],
     enable_gqa: bool,
     tier: str,
-    max_relative_error: Optional[float],
+    max_relative_error: Optional[float] = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     query, key, value = _torch.expand(query, key, value, enable_gqa)
     return _torch.empty_out(query, value), _torch.empty_logsumexp(query)
