@@ -63,6 +63,11 @@ struct MmaProblem {
     /// Null where the main kernel needs none: where nothing can be hidden.
     std::uint8_t* again = nullptr;
 
+    const std::uint8_t* heads = nullptr;  ///< (B, Hq): a head of 0 is left alone; null: none is
+    __device__ bool leaves(Index b, Index h) const {
+        return heads != nullptr && heads[b * problem.Hq + h] == 0;
+    }
+
     int query_tiles = 0;  ///< per head
     int splits = 1;       ///< split kernel: parts of the keys
 };
@@ -104,8 +109,16 @@ void pack_rows(const TensorView& from, void* to, const Strides& to_stride, Index
 ///        (.., 3, columns).
 void split_rows(const TensorView& from, std::uint16_t* to, const Strides& to_stride, Index columns,
                 cudaStream_t stream);
+/// \brief The same for float32, rounded to bfloat16; what is finite stays finite.
+void round_rows(const TensorView& from, std::uint16_t* to, const Strides& to_stride, Index columns,
+                cudaStream_t stream);
 /// \brief Queues the packing of a boolean mask to bits and tile classes.
 void pack_mask(const TensorView& mask, std::uint32_t* bits, const Strides& bits_stride,
                std::uint8_t* classes, const Strides& class_stride, cudaStream_t stream);
+
+/// \brief `cuda_mma` for the heads (B, Hq) that are marked in device memory; null: all.
+/// \param workspace  `mma_workspace_bytes`
+void run_mma_heads(const Problem& p, const std::uint8_t* heads, std::byte* workspace);
+std::size_t mma_workspace_bytes(const Problem& p);
 
 }  // namespace attn::gpu

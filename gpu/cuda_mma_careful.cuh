@@ -46,11 +46,12 @@ __device__ inline void hide_beyond(float (&score)[Shape::MTiles][Shape::Keys / 8
 }
 
 /// \brief Masks scores with the mask read where it lies, any dtype and strides; the causal rule
-///        and the end of the keys included. `Natural`: scales and adds.
-template <class Shape, bool Natural>
+///        and the end of the keys included. `Natural`: scales
+///        (see `of_row`) and adds.
+template <class Shape, bool Natural, class Scale>
 __device__ inline void mask_scores(float (&score)[Shape::MTiles][Shape::Keys / 8][4],
                                    const Problem& problem, Index b, Index h, Index row, Index key,
-                                   float scale) {
+                                   const Scale& scale) {
 #pragma unroll
     for (int m = 0; m < Shape::MTiles; ++m)
 #pragma unroll
@@ -63,7 +64,9 @@ __device__ inline void mask_scores(float (&score)[Shape::MTiles][Shape::Keys / 8
                 for (int i = 0; i < 2; ++i) {
                     const float mask = masks.at<float>(key + 8 * n + i);
                     float& s = score[m][n][2 * half + i];
-                    s = mask == -CUDART_INF_F ? mask : (Natural ? fmaf(s, scale, mask) : s);
+                    s = mask == -CUDART_INF_F
+                            ? mask
+                            : (Natural ? fmaf(s, of_row(scale, m, half), mask) : s);
                 }
         }
 }
@@ -89,6 +92,39 @@ __device__ inline void store_rows(const MmaProblem& p, const unsigned char* shar
         for (int e = 0; e < columns && e < 8; ++e)
             to[e * out.stride[3]] = reinterpret_cast<const T*>(from)[e];
     }
+}
+
+/// \brief Divides by the sums and writes a warp's rows, through its part of a (rows, HeadDim) tile.
+/// \param logsumexp  of the lane's row (m, half), which is row `row` of the block
+/// \return whether this lane's results are all finite
+template <class Shape, class Rows, class Logsumexp>
+__device__ inline bool write_rows(const MmaProblem& p, const Rows& rows, unsigned char* shared,
+                                  Index b, Index h, Index first_row, Logsumexp&& logsumexp) {
+    using T = typename Shape::Element;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float check = 0;  // NaN if any element is NaN or infinite
+    __syncwarp();     // the query rows have been read
+#pragma unroll
+    for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = warp * Shape::warp_rows + m * 16 + half * 8 + lane / 4;
+            const float sum = rows.sum[m][half];
+            const float inverse = sum == 0 ? 0.0f : 1 / sum;
+#pragma unroll
+            for (int n = 0; n < Shape::HeadDim / 8; ++n) {
+                const float x = rows.out[m][n][2 * half] * inverse;
+                const float y = rows.out[m][n][2 * half + 1] * inverse;
+                check += 0 * x + 0 * y;
+                *reinterpret_cast<std::uint32_t*>(shared + swizzled<Shape::row_bytes>(row, n) +
+                                                  lane % 4 * 4) = pack<T>(x, y);
+            }
+            if (!p.problem.logsumexp.absent() && lane % 4 == 0 && first_row + row < p.problem.L)
+                as<float, 3>(p.problem.logsumexp)(b, h, first_row + row) = logsumexp(m, half, row);
+        }
+    __syncwarp();  // the rows are there for the lanes that store them
+    store_rows<Shape>(p, shared, warp, b, h, first_row);
+    return check == 0;
 }
 
 /// \brief Elements of 16 bits that are NaN or infinite become 0.

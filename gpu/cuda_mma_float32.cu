@@ -186,6 +186,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
 
     const Place<Shape> place(p, first_block);
     const Index b = place.b, h = place.h, hk = problem.key_head(h);
+    if (p.leaves(b, h)) return true;
     const Index rows_left = problem.L - place.first_row;
     const Index warp_row = place.first_row + warp * Shape::warp_rows;
     const std::uint16_t* query = p.query + p.query_stride(b, h, place.first_row);

@@ -18,151 +18,10 @@
 #pragma once
 
 #include "cuda_mma_careful.cuh"
+#include "cuda_mma_mask.cuh"
 #include "cuda_mma_tile.cuh"
 
 namespace attn::gpu {
-
-/// \brief Divides by the sums and writes a warp's rows, through its part of the query tile.
-/// \return whether this lane's results are all finite
-template <class Shape, class Rows>
-__device__ inline bool write_rows(const MmaProblem& p, const Rows& rows, unsigned char* shared,
-                                  const Place<Shape>& place, float unit) {
-    using T = typename Shape::Element;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    float check = 0;  // NaN if any element is NaN or infinite
-    __syncwarp();     // the query rows have been read
-#pragma unroll
-    for (int m = 0; m < Shape::MTiles; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int row = warp * Shape::warp_rows + m * 16 + half * 8 + lane / 4;
-            const float sum = rows.sum[m][half];
-            const float inverse = sum == 0 ? 0.0f : 1 / sum;
-#pragma unroll
-            for (int n = 0; n < Shape::HeadDim / 8; ++n) {
-                const float x = rows.out[m][n][2 * half] * inverse;
-                const float y = rows.out[m][n][2 * half + 1] * inverse;
-                check += 0 * x + 0 * y;
-                *reinterpret_cast<std::uint32_t*>(shared + swizzled<Shape::row_bytes>(row, n) +
-                                                  lane % 4 * 4) = pack<T>(x, y);
-            }
-            if (!p.problem.logsumexp.absent() && lane % 4 == 0 &&
-                place.first_row + row < p.problem.L)
-                as<float, 3>(p.problem.logsumexp)(place.b, place.h, place.first_row + row) =
-                    rows.logsumexp(m, half, unit);
-        }
-    __syncwarp();  // the rows are there for the lanes that store them
-    store_rows<Shape>(p, shared, warp, place.b, place.h, place.first_row);
-    return check == 0;
-}
-
-/// \brief Where the block's mask lies. Kept in shared memory and read from there for every tile:
-///        the loop has no registers to spare.
-struct MaskPlace {
-    const void* mask;             // row 0 of the block, key 0
-    const std::uint8_t* classes;  // the block's first row of classes, tile 0
-    Index stride;                 // from row to row of the mask
-    int rows;                     // of the block that exist
-};
-/// \brief This lane's number, read anew at each call.
-__device__ inline int fresh_lane() {
-    int lane;
-    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
-    return lane;
-}
-
-/// \brief The mask tile in shared memory: each warp stages the rows it owns.
-template <class Shape, Masking masking, class Element>
-struct MaskTile {
-    static constexpr bool dense = masking == Masking::bytes || masking == Masking::additive;
-    static constexpr int element_bytes = static_cast<int>(sizeof(Element));
-    static constexpr int row_bytes = dense ? Shape::Keys * element_bytes : Shape::Keys / 8;
-    static constexpr int pieces = row_bytes / 16;  // a power of two
-    static constexpr int bytes = masking == Masking::none ? 0 : Shape::rows * row_bytes;
-    static constexpr int shared_bytes = masking == Masking::none ? 0 : bytes + sizeof(MaskPlace);
-
-    /// Piece `piece` of row `row`. Lanes of eight rows read the same piece at once, so pieces are
-    /// permuted from row to row (from row pair to row pair where two rows share the 32 banks).
-    static __device__ std::uint32_t at(int row, int piece) {
-        return row * row_bytes +
-               ((piece ^ ((row >> (row_bytes < 128 ? 1 : 0)) & (pieces - 1))) << 4);
-    }
-
-    /// \brief Starts the copy of the warp's rows; `mask` points at (row 0 of the block, key 0 of
-    ///        the tile).
-    static __device__ void copy(std::uint32_t to, const Element* mask, Index stride, int warp,
-                                int rows, Index keys_left) {
-        const int lane = fresh_lane();
-        if constexpr (masking == Masking::bits) {
-#pragma unroll
-            for (int i = 0; i < Shape::warp_rows; i += 32) {
-                const int row = warp * Shape::warp_rows + i + lane;
-                if (i + lane < Shape::warp_rows && row < rows)
-                    asm volatile(
-                        "cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to + row * row_bytes),
-                        "l"(mask + row * stride), "n"(row_bytes)
-                        : "memory");
-            }
-        } else if constexpr (dense) {
-#pragma unroll
-            for (int i = 0; i < Shape::warp_rows * pieces / 32; ++i) {
-                const int index = i * 32 + lane;
-                const int row = warp * Shape::warp_rows + index / pieces, piece = index % pieces;
-                const Index left = (keys_left - piece * (16 / element_bytes)) * element_bytes;
-                const int valid = row >= rows || left <= 0 ? 0 : (left < 16 ? int(left) : 16);
-                const Element* source = mask + row * stride + piece * (16 / element_bytes);
-                asm volatile(
-                    "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + at(row, piece)),
-                    "l"(valid > 0 ? source : mask), "r"(valid)
-                    : "memory");
-            }
-        }
-    }
-
-    /// \brief Applies the tile to the warp's scores.
-    template <class Scores>
-    static __device__ void apply(Scores& score, const unsigned char* tile, int warp, float scale) {
-        const int lane = fresh_lane(), g = lane / 4, t = lane % 4;
-#pragma unroll
-        for (int m = 0; m < Shape::MTiles; ++m)
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int row = warp * Shape::warp_rows + m * 16 + half * 8 + g;
-                if constexpr (masking == Masking::bits) {
-                    std::uint32_t word = 0;  // of 32 keys; bit 0 is this lane's first
-#pragma unroll
-                    for (int n = 0; n < Shape::Keys / 8; ++n) {
-                        if (n % 4 == 0)
-                            word = *reinterpret_cast<const std::uint32_t*>(tile + row * row_bytes +
-                                                                           n) >>
-                                   (2 * t);
-                        // Tests of constant bits: several fit one instruction.
-                        const std::uint32_t first = 1u << (8 * (n % 4));
-                        if ((word & first) == 0) score[m][n][2 * half] = -CUDART_INF_F;
-                        if ((word & 2 * first) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
-                    }
-                } else if constexpr (dense) {
-#pragma unroll
-                    for (int n = 0; n < Shape::Keys / 8; ++n) {
-                        const int byte = (8 * n + 2 * t) * element_bytes;
-                        const auto* two =
-                            reinterpret_cast<const Element*>(tile + at(row, byte / 16) + byte % 16);
-                        float* pair = &score[m][n][2 * half];
-#pragma unroll
-                        for (int i = 0; i < 2; ++i) {
-                            if constexpr (masking == Masking::bytes) {
-                                if (two[i] == 0) pair[i] = -CUDART_INF_F;
-                            } else {
-                                const float mask = to_float(two[i]);
-                                // -inf removes the key, also where the product is NaN.
-                                pair[i] = mask == -CUDART_INF_F ? mask : fmaf(pair[i], scale, mask);
-                            }
-                        }
-                    }
-                }
-            }
-    }
-};
 
 //! [kernel]
 template <class Shape, Masking masking, class MaskElement>
@@ -183,6 +42,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     const Problem& problem = p.problem;
     const Place<Shape> place(p, first_block);
     const Index b = place.b, h = place.h, hk = problem.key_head(h), first_row = place.first_row;
+    if (p.leaves(b, h)) return;
     const Index rows_left = problem.L - first_row;
     const Index warp_row = first_row + warp * Shape::warp_rows;
     const std::uint16_t* query = p.query + p.query_stride(b, h, first_row);
@@ -201,27 +61,11 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     volatile MaskPlace& mask_place = *reinterpret_cast<MaskPlace*>(
         shared + Shape::query_bytes + 4 * Shape::tile_bytes + Mask::bytes);
     if (masking != Masking::none) {
-        if (threadIdx.x == 0) {
-            mask_place.mask =
-                static_cast<const MaskElement*>(p.mask) + p.mask_stride(b, h, first_row);
-            mask_place.classes = p.tile_class + p.class_stride(b, h, first_row / class_tile);
-            mask_place.stride = p.mask_stride.row;
-            mask_place.rows = rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows;
-        }
+        if (threadIdx.x == 0) Mask::find(mask_place, p, b, h, first_row);
         __syncthreads();
     }
 
-    // Class of tile j over the block's rows; all others count as mixed.
-    const auto class_of = [&](int j) -> int {
-        if constexpr (masking == Masking::bits) {
-            const std::uint8_t* cell = mask_place.classes + static_cast<Index>(j) * KT / class_tile;
-            int bits = *cell;
-            if (Shape::rows > class_tile && mask_place.rows > class_tile)
-                bits |= cell[p.class_stride.row];
-            return bits;
-        }
-        return some_visible | some_hidden;
-    };
+    const auto class_of = [&](int j) { return Mask::class_of(mask_place, p, j); };
     const auto next_tile = [&](int j) {
         while (j < tiles && (class_of(j) & some_visible) == 0) ++j;
         return j;
@@ -235,15 +79,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
                                           value + at * p.value_stride.row, p.value_stride.row,
                                           problem.S - at, p.value_columns, threadIdx.x);
     };
-    const auto copy_mask = [&](int j) {
-        if constexpr (masking != Masking::none) {
-            const Index at = static_cast<Index>(j) * KT;
-            Mask::copy(mask_tile,
-                       static_cast<const MaskElement*>(const_cast<const void*>(mask_place.mask)) +
-                           (masking == Masking::bits ? at / 32 : at),
-                       mask_place.stride, warp, mask_place.rows, problem.S - at);
-        }
-    };
+    const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
 
     int j = next_tile(0), toggle = 0;
     copy_tile<Shape::rows, HD, Shape::threads>(query_tile, query, p.query_stride.row, rows_left,
@@ -306,8 +142,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     // tile
     const Place<Shape> end(p, first_block);
     rows.finish_sums();
-    const bool finite = write_rows<Shape>(p, rows, shared, end,
-                                          masking == Masking::additive ? Rows::log2_e : p.unit);
+    const bool finite =
+        write_rows<Shape>(p, rows, shared, end.b, end.h, end.first_row, [&](int m, int half, int) {
+            return rows.logsumexp(m, half, masking == Masking::additive ? Rows::log2_e : p.unit);
+        });
     if (p.again != nullptr) {
         const bool again = __syncthreads_or(!finite);
         if (threadIdx.x == 0) p.again[first_block + blockIdx.x] = again;
@@ -323,7 +161,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 template <class Shape, bool Natural>
 __global__ void __launch_bounds__(Shape::threads)
     replay_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
-    if (p.again[first_block + blockIdx.x] == 0) return;
+    const Place<Shape> place(p, first_block);
+    if (p.leaves(place.b, place.h) || p.again[first_block + blockIdx.x] == 0) return;
     using T = typename Shape::Element;
     using Rows = WarpRows<Shape>;
     const float unit = Natural ? Rows::log2_e : p.unit;
@@ -334,7 +173,6 @@ __global__ void __launch_bounds__(Shape::threads)
     const std::uint32_t value_tile = key_tile + Shape::tile_bytes;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const Problem& problem = p.problem;
-    const Place<Shape> place(p, first_block);
     const Index b = place.b, h = place.h, hk = problem.key_head(h);
     const Index rows_left = problem.L - place.first_row;
     const Index warp_row = place.first_row + warp * Shape::warp_rows;
@@ -383,7 +221,8 @@ __global__ void __launch_bounds__(Shape::threads)
         rows.add_values(weights, value_lane);
     }
     rows.finish_sums();
-    write_rows<Shape>(p, rows, shared, place, unit);
+    write_rows<Shape>(p, rows, shared, b, h, place.first_row,
+                      [&](int m, int half, int) { return rows.logsumexp(m, half, unit); });
     for (int row = 0; row < Shape::warp_rows; ++row)
         if (warp_row + row < problem.L) careful_row<T>(problem, b, h, warp_row + row);
 }

@@ -62,6 +62,19 @@ __global__ void split_kernel(const TensorView from, std::uint16_t* to, Strides t
     parts[2 * grid.columns] = low.bits;
 }
 
+/// float32 as one bfloat16.
+__global__ void round_kernel(const TensorView from, std::uint16_t* to, Strides to_stride,
+                             RowGrid grid, Index first_block) {
+    const Index index = (first_block + blockIdx.x) * threads_per_block + threadIdx.x;
+    if (index >= grid.count()) return;
+    Index at[4];
+    grid.locate(index, at);
+    const float x =
+        at[3] < grid.valid ? as<const float, 4>(from)(at[0], at[1], at[2], at[3]) : 0.0f;
+    to[to_stride(at[0], at[1], at[2]) + at[3]] =
+        static_cast<std::uint16_t>(pack_value<bfloat16>(x, 0.0f));
+}
+
 /// One block per (64 rows, 64 keys) tile, or (1, 64) when all rows are the same: a warp reads 32
 /// keys of a row at a time and votes.
 __global__ void __launch_bounds__(threads_per_block)
@@ -123,6 +136,12 @@ void split_rows(const TensorView& from, std::uint16_t* to, const Strides& to_str
                 cudaStream_t stream) {
     const RowGrid grid(from, columns);
     launch<split_kernel>(blocks_for(grid), threads_per_block, 0, stream, from, to, to_stride, grid);
+}
+
+void round_rows(const TensorView& from, std::uint16_t* to, const Strides& to_stride, Index columns,
+                cudaStream_t stream) {
+    const RowGrid grid(from, columns);
+    launch<round_kernel>(blocks_for(grid), threads_per_block, 0, stream, from, to, to_stride, grid);
 }
 
 void pack_mask(const TensorView& mask, std::uint32_t* bits, const Strides& bits_stride,

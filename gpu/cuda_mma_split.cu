@@ -257,6 +257,7 @@ __global__ void __launch_bounds__(merge_threads)
     Index index = first_block + blockIdx.x;
     const Index i = index % problem.L, h = (index /= problem.L) % problem.Hq,
                 b = index / problem.Hq;
+    if (p.leaves(b, h)) return;
     const float* from = partial + partial_at(p, b, h, i, 0);  // (splits, Ev + 2)
     const Index stride = problem.Ev + 2;
 

@@ -113,9 +113,9 @@ struct QueryFragments<Shape, true> {
 
 /// \brief A warp's rows: weighted sums of values, running maximum and sum.
 ///
-/// weight = 2^((score - max) * unit): `unit` turns scores into units of log 2, so that exp is one
-/// `ex2`. The difference is taken before the product: of scores around 1e18 a rounded product would
-/// be off by more than all of exp's range.
+/// weight = 2^((score - max) * unit): `unit`, see `of_row`, turns scores into units of log 2, so
+/// that exp is one `ex2`. The difference is taken before the product: of scores around 1e18 a
+/// rounded product would be off by more than all of exp's range.
 template <class Shape>
 struct WarpRows {
     using T = typename Shape::Element;
@@ -174,7 +174,8 @@ struct WarpRows {
     /// \brief Raises the maxima to cover a tile's scores. A maximum moves only when it would grow
     ///        by more than 2^8: weights up to 256 harm neither float32 nor 16-bit formats, and most
     ///        tiles then leave the sums alone. Whether a row moves depends on that row alone.
-    __device__ void grow(const Scores& score, float unit) {
+    template <class Unit>
+    __device__ void grow(const Scores& score, const Unit& unit) {
         constexpr float slack = 8;
         float largest[MT][2];
         bool grows = false;
@@ -189,16 +190,17 @@ struct WarpRows {
                 x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
                 x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
                 largest[m][half] = x;
-                grows = grows || (x - max[m][half]) * unit > slack;
+                grows = grows || (x - max[m][half]) * of_row(unit, m, half) > slack;
             }
         if (!__any_sync(~0u, grows)) return;
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const bool moves = (largest[m][half] - max[m][half]) * unit > slack;
+                const float own = of_row(unit, m, half);
+                const bool moves = (largest[m][half] - max[m][half]) * own > slack;
                 const float gap = max[m][half] - largest[m][half];
-                const float shrink = moves ? exp2_fast(gap * unit) : 1.0f;
+                const float shrink = moves ? exp2_fast(gap * own) : 1.0f;
                 if (moves) max[m][half] = largest[m][half];
                 sum[m][half] *= shrink;
 #pragma unroll
@@ -216,7 +218,8 @@ struct WarpRows {
 
     /// \brief Scores become weights; their sum is of the unrounded ones.
     //! [weigh]
-    __device__ void weigh(const Scores& score, float unit, Weights& weights) {
+    template <class Unit>
+    __device__ void weigh(const Scores& score, const Unit& unit, Weights& weights) {
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -224,8 +227,9 @@ struct WarpRows {
                 const float top = max[m][half] == -CUDART_INF_F ? 0.0f : max[m][half];
 #pragma unroll
                 for (int n = 0; n < NS; ++n) {
-                    const float w0 = weight(score[m][n][2 * half], unit, top);
-                    const float w1 = weight(score[m][n][2 * half + 1], unit, top);
+                    const float own = of_row(unit, m, half);
+                    const float w0 = weight(score[m][n][2 * half], own, top);
+                    const float w1 = weight(score[m][n][2 * half + 1], own, top);
                     sum[m][half] += w0 + w1;
                     weights[m][n][half] = pack<T>(w0, w1);
                     //! [weigh]

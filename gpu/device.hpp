@@ -70,7 +70,8 @@ inline cudaStream_t stream_of(const Problem& p) { return static_cast<cudaStream_
 /// \brief Queues `kernel(args...)`; more than 48 KB of shared memory is asked for once per device.
 /// \param blocks  may exceed 2^31 - 1: the kernel gets `first_block` as its last argument and is
 ///                launched as often as needed. It finds its work at first_block + blockIdx.x.
-template <auto kernel, class... Args>
+/// \tparam most_shared_bytes  of all calls, where these differ
+template <auto kernel, int most_shared_bytes = 0, class... Args>
 void launch(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
             const Args&... args) {
     static std::atomic<std::uint64_t> configured{0};  // one bit per device
@@ -80,7 +81,8 @@ void launch(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t str
         const std::uint64_t bit = std::uint64_t{1} << (device & 63);
         if ((configured.load() & bit) == 0) {
             check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       most_shared_bytes > 0 ? most_shared_bytes : shared_bytes),
                   "cudaFuncSetAttribute");
             configured.fetch_or(bit);
         }

@@ -1,11 +1,10 @@
 /// \file
 /// \brief The four instructions behind the tensor-core tiers, one thin wrapper each: `cp.async`
 ///        (global to shared memory without registers), `ldmatrix` (shared memory to fragments),
-///        `mma.sync` (the product) and `ex2` (the exponential); and the swizzle that keeps
-///        `ldmatrix` free of bank conflicts.
+///        `mma.sync` (the product) and `ex2` (the exponential).
 ///
-/// A *fragment* is a matrix tile spread over the 32 lanes of a warp. For `mma.m16n8k16`, with
-/// g = lane / 4 and t = lane % 4, each register holding two 16-bit elements:
+/// A *fragment* is a matrix tile spread over the 32 lanes of a warp (fragments.hpp). For
+/// `mma.m16n8k16`, with g = lane / 4 and t = lane % 4, each register holding two 16-bit elements:
 ///
 ///     A (16, 16): a0 = (g, 2t..2t+1)     a1 = (g+8, 2t..)   a2 = (g, 2t+8..)   a3 = (g+8, 2t+8..)
 ///     B (16, 8):  b0 = (2t..2t+1, g)     b1 = (2t+8.., g)
@@ -14,6 +13,8 @@
 /// \par Source
 /// PTX ISA 9.0, sections 9.7.9.25 (cp.async), 9.7.15.5 (ldmatrix, mma).
 #pragma once
+
+#include "fragments.hpp"
 
 #include <attn/dtype.hpp>
 
@@ -89,6 +90,16 @@ __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], 
 }
 //! [mma]
 
+/// \brief d = c + a * b for one (16, 32) x (32, 8) product of 8-bit integers, exact in 32 bits.
+__device__ inline void multiply_add(int (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                    std::uint32_t b1, const int (&c)[4]) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, "
+        "{%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]),
+          "r"(c[2]), "r"(c[3]));
+}
+
 /// \brief Two floats rounded to nearest and packed, `low` in the low half.
 template <class T>
 __device__ inline std::uint32_t pack(float low, float high) {
@@ -98,6 +109,19 @@ __device__ inline std::uint32_t pack(float low, float high) {
     else
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     return packed;
+}
+
+/// \brief The same for values of any float32: what is finite stays finite.
+template <class T>
+__device__ inline std::uint32_t pack_value(float low, float high) {
+    if constexpr (dtype_of<T> == DType::bfloat16) {
+        constexpr float largest = 0x1.fep127f;
+        const auto finite = [](float x) {
+            return fabsf(x) <= 3.4028234e38f ? fminf(fmaxf(x, -largest), largest) : x;
+        };
+        return pack<T>(finite(low), finite(high));
+    }
+    return pack<T>(low, high);
 }
 
 /// \brief An element of a mask or tensor as float.
@@ -116,15 +140,11 @@ __device__ inline float exp2_fast(float x) {
     return y;
 }
 
-/// \brief Byte offset of the 16-byte piece `piece` of row `row` in a tile whose rows are
-///        `RowBytes` (a multiple of 128) long. The eight rows that one `ldmatrix` phase reads at
-///        equal `piece` land in eight different groups of four banks.
-template <int RowBytes>
-//! [swizzled]
-__device__ constexpr std::uint32_t swizzled(int row, int piece) {
-    static_assert(RowBytes % 128 == 0, "a row must span all 32 banks");
-    return static_cast<std::uint32_t>(row * RowBytes + ((piece ^ (row & 7)) << 4));
-    //! [swizzled]
+/// \brief A number that all rows of a warp share, or one for each row of the lane: [m][half].
+__device__ inline float of_row(float x, int, int) { return x; }
+template <int MTiles>
+__device__ inline float of_row(const float (&x)[MTiles][2], int m, int half) {
+    return x[m][half];
 }
 
 }  // namespace attn::gpu

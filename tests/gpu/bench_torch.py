@@ -19,7 +19,7 @@ from door import Door
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
             "efficient": SDPBackend.EFFICIENT_ATTENTION}
-BF16, F32 = torch.bfloat16, torch.float32
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
 
 def case(group, B, Hq, H, L, S, E, dtype=BF16, causal=False, mask=None, tiers=("cuda_mma",)):
@@ -34,6 +34,27 @@ def cases(quick):
             for causal in (False, True):
                 H = 2048 // E
                 yield case(f"bf16 E={E}", 16384 // L, H, H, L, L, E, causal=causal)
+    both = ("cuda_mma", "cuda_int8")
+    for dtype in (BF16, F16):
+        for E in (64, 128):
+            for L in (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384):
+                for causal in (False, True):
+                    if dtype == F16 and (quick or L > 4096):
+                        continue
+                    H = 2048 // E
+                    yield case(f"int8 E={E}", max(1, 16384 // L), H, H, L, L, E, dtype, causal,
+                               tiers=both)
+    for L in (64, 128, 256, 512, 1024):  # few heads: where the launches count
+        for E in (64, 128):
+            yield case("int8 small", 4, 8, 8, L, L, E, F16, tiers=both)
+            yield case("int8 small", 4, 8, 8, L, L, E, F32, tiers=both)
+    for E, H in ((64, 32), (128, 16)):
+        for mask in ("bool", "bool shared", "bool causal", "bool window", "additive",
+                     "additive shared"):
+            yield case("int8 mask", 4, H, H, 4096, 4096, E, mask=mask, tiers=both)
+        yield case("int8 float32", 4, H, H, 4096, 4096, E, F32, tiers=both)
+        yield case("int8 grouped", 4, 32, 8, 4096, 4096, E, causal=True, tiers=both)
+    yield case("int8 E=256", 4, 8, 8, 4096, 4096, 256, tiers=both)
     for mask in ("bool", "bool shared", "bool causal", "bool window", "additive", "additive shared",
                  "additive float32"):
         yield case("mask", 4, 16, 16, 4096, 4096, 128, mask=mask)
@@ -97,6 +118,27 @@ def timed(call, count):
     return begin.elapsed_time(end) * 1e3 / count  # microseconds
 
 
+def replayed(call, count=20):
+    """The same without the host: `count` calls in one CUDA graph. None if it cannot be captured."""
+    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream()
+    try:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            call()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            for _ in range(count):
+                call()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return None
+    times = []
+    for _ in range(10):
+        times.append(timed(graph.replay, 1))
+    return statistics.median(times) / count
+
+
 def run_case(door, c, rounds):
     B, Hq, H, L, S, E = (c[x] for x in ("B", "Hq", "H", "L", "S", "E"))
     q = torch.randn(B, Hq, L, E, device="cuda", dtype=c["dtype"])
@@ -150,12 +192,16 @@ def run_case(door, c, rounds):
         for name, call in rivals.items():
             times[name].append(timed(call, count))
     median = {name: statistics.median(t) for name, t in times.items()}
+    small = {}
+    if max(median.values()) < 200:
+        small = {"graph_microseconds": {n: r and round(r, 2) for n, r in
+                                        ((n, replayed(call)) for n, call in rivals.items())}}
     return dict({key: value for key, value in c.items() if key not in ("dtype", "tiers")},
                 dtype=str(c["dtype"]).split(".")[-1], flops=flops,
                 microseconds={n: round(t, 2) for n, t in median.items()},
                 spread={n: round((max(t) - min(t)) / median[n], 3) for n, t in times.items()},
                 tflops={n: round(flops / t / 1e6, 1) for n, t in median.items()},
-                error={n: float(f"{e:.3g}") for n, e in errors.items()}, refused=refused)
+                error={n: float(f"{e:.3g}") for n, e in errors.items()}, refused=refused, **small)
 
 
 def main():

@@ -7,8 +7,10 @@
     --build     the library, the tests and the C door, with ptxas' report on each kernel
     --test      the property tests of every GPU tier, and the tests that hold device memory
     --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty shapes
+    --accuracy  cuda_int8 on every generator, with an error limit and without; its first call
     --bench     beside torch's backends, in one process (needs torch)
-    --records   writes docs/measured/gpu_{tests,bench}_<gpu>.json and gpu_ptxas.json
+    --records   writes docs/measured/gpu_{tests,bench}_<gpu>.json, gpu_int8_<gpu>.json and
+                gpu_ptxas.json
 
 A record carries the machine, the date and a hash of the sources it speaks of; ctest's "gpu record"
 shows it as passed only while that hash is the sources' and nothing in it failed.
@@ -28,7 +30,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from check_spills import spilling  # noqa: E402
 from source_hash import ROOT, source_hash  # noqa: E402
 
-TIERS = ["cuda_simple", "cuda_fused", "cuda_mma"]
+TIERS = ["cuda_simple", "cuda_fused", "cuda_mma", "cuda_int8"]
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 
 
@@ -49,7 +51,7 @@ def build(args):
         sys.exit(text[-3000:])
     code, text = command(
         ["cmake", "--build", args.build_dir, "--parallel", str(args.jobs), "--target",
-         "attn_tests", "attn_gpu_tests", "attn_door"], args.out / "build.log")
+         "attn_tests", "attn_gpu_tests", "attn_door", "attn_int8_report"], args.out / "build.log")
     if code:
         sys.exit(text[-3000:])
     return ptxas_report(text)
@@ -132,7 +134,7 @@ def write(path, what, content):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("build", "test", "sanitize", "bench", "records"):
+    for part in ("build", "test", "sanitize", "accuracy", "bench", "records"):
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--build-dir", type=pathlib.Path, default=ROOT / "build" / "gpu")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "gpu-logs",
@@ -143,8 +145,10 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--ninja", action="store_true")
     parser.add_argument("--quick", action="store_true", help="a shorter bench")
+    parser.add_argument("--only", help="a group of the bench's cases")
     args = parser.parse_args()
-    everything = not any((args.build, args.test, args.sanitize, args.bench, args.records))
+    everything = not any((args.build, args.test, args.sanitize, args.accuracy, args.bench,
+                          args.records))
     args.build_dir, args.out = args.build_dir.resolve(), args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     gpu = re.sub(r"[^a-z0-9]+", "_", machine()["gpu"].lower()).strip("_")
@@ -171,11 +175,23 @@ def main():
         if save:
             write(args.to / f"gpu_tests_{gpu}.json", "the GPU tiers' tests on a GPU",
                   dict(green=green, **results))
+    if everything or args.accuracy:
+        code, text = command([args.build_dir / "tests" / "attn_int8_report"],
+                             args.out / "int8.json")
+        ok = ok and code == 0
+        if text.rstrip().endswith("]}"):
+            report = json.loads(text)
+            for row in report["rows"]:
+                if not row["kept"]:
+                    print("NOT KEPT:", row)
+            if save:
+                write(args.to / f"gpu_int8_{gpu}.json", "the accuracy of cuda_int8", report)
     if everything or args.bench:
         door = next(args.build_dir.rglob("libattn_door.so"))
         out = args.out / "bench.json"
         code, text = command([sys.executable, "tests/gpu/bench_torch.py", "--door", door, "--out",
-                              out] + (["--quick"] if args.quick else []), args.out / "bench.log")
+                              out] + (["--quick"] if args.quick else [])
+                             + (["--only", args.only] if args.only else []), args.out / "bench.log")
         print(text[-9000:])
         ok = ok and code == 0
         if save and code == 0:

@@ -1,0 +1,88 @@
+/// \file
+/// \brief What the parts of tier `cuda_int8` share on the host side.
+///
+/// | file                   | part                                                           |
+/// |------------------------|----------------------------------------------------------------|
+/// | cuda_int8.cu           | the plan: which kernels a problem takes, in which memory       |
+/// | cuda_int8_rows.cuh     | queries and keys become integers: one row in a few lanes       |
+/// | cuda_int8_keys.cu      | the pre-pass over K: mean, smoothing, integers                 |
+/// | cuda_int8_tile.cuh     | the integer product, and its way back to scores                |
+/// | cuda_int8_kernel.cuh   | the main kernel; compiled by cuda_int8_{f16,bf16}.cu           |
+/// | cuda_int8_fused.cu     | small inputs: everything in one kernel                         |
+/// | cuda_int8_error.cu     | heads whose error is above the caller's limit                  |
+///
+/// The softmax, the product with V, masks and stores are those of `cuda_mma`. A kernel for `wgmma`
+/// can read the same integers: rows of HeadDim bytes, one after the other.
+#pragma once
+
+#include "cuda_mma.hpp"
+
+#include <attn/quantize.hpp>
+
+namespace attn::gpu {
+
+/// \brief 64 keys, one bit each: those that some query may see, as integers or not.
+struct KeyBlock {
+    std::uint64_t integer;   ///< some query sees the key, and all its numbers are quantizable
+    std::uint64_t floating;  ///< some query sees the key, and a number of it is not
+};
+static_assert(smoothing_block == 64, "one bit for each key of a block");
+
+/// \brief K as integers. Which keys count for the mean depends on the mask, so query heads that
+///        differ in it do not share integers: `heads` is H, or Hq where each head has its own mask.
+struct Int8Keys {
+    Index heads = 0, blocks = 0;       ///< blocks of 64 keys; behind S come zeros
+    int head_dim = 0;                  ///< E rounded up: 64, 128, 256
+    std::int8_t* key = nullptr;        ///< (B, heads, 64 blocks, head_dim)
+    float* scale = nullptr;            ///< (B, heads, 64 blocks)
+    float* sums = nullptr;             ///< (B, heads, blocks, head_dim) on the way to the mean
+    KeyBlock* block = nullptr;         ///< (B, heads, blocks)
+    float* mean = nullptr;             ///< (B, heads, head_dim)
+    std::uint8_t* floating = nullptr;  ///< (B, heads) has a key without integers
+
+    /// \brief Place of query head h of batch b among (B, heads).
+    ATTN_HD Index place(const Problem& p, Index b, Index h) const {
+        return b * heads + h / (p.Hq / heads);
+    }
+};
+
+/// \brief Parameters of the kernels. Of `MmaProblem`, query and key are not used.
+struct Int8Problem : MmaProblem {
+    Int8Keys keys;
+    bool wide_query = false, wide_key = false, wide_value = false;  ///< 16 bytes at a time
+    std::uint8_t* again = nullptr;  ///< (B, Hq, query tiles) set: for the second pass
+};
+
+/// \brief Columns of a kernel: E and Ev rounded up.
+inline int int8_head_dim(const Problem& p) {
+    const Index widest = p.E > p.Ev ? p.E : p.Ev;
+    return widest <= 64 ? 64 : widest <= 128 ? 128 : 256;
+}
+/// \brief Heads of integers, see `Int8Keys`.
+inline Index int8_key_heads(const Problem& p) {
+    return p.mask_kind != MaskKind::none && p.mask.stride[1] != 0 ? p.Hq : p.H;
+}
+/// \brief Query rows of a block of the main kernel.
+inline int int8_tile_rows(int head_dim) { return head_dim == 256 ? 64 : 128; }
+
+/// \brief Queues the pre-pass: fills `p.keys`.
+void quantize_keys(const Int8Problem& p, Masking masking, cudaStream_t stream);
+
+/// \brief Queues the main kernel and its second pass. \tparam T  of the product with V
+template <class T>
+void launch_int8(const Int8Problem& p, Masking masking, cudaStream_t stream);
+/// \brief Any kernel of the family, for `probe`.
+const void* some_int8_kernel();
+
+/// \brief Can the fused kernel take the problem? All keys of a head stay in shared memory.
+bool fits_int8_fused(const Problem& p);
+/// \brief Queues the kernel that does everything.
+void launch_int8_fused(const Int8Problem& p, cudaStream_t stream);
+
+/// \brief Queues the estimate of each head's error: above[b, h] = 1 where it exceeds the limit.
+/// \param samples  `int8_sample_floats` floats
+void find_heads_above(const Int8Problem& p, float* samples, std::uint8_t* above,
+                      cudaStream_t stream);
+std::size_t int8_sample_floats(const Problem& p);
+
+}  // namespace attn::gpu

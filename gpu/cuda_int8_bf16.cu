@@ -1,0 +1,11 @@
+/// \file
+/// \brief The main kernel of `cuda_int8` with values in bfloat16: bfloat16 and float32 inputs.
+#include "cuda_int8_launch.cuh"
+
+namespace attn::gpu {
+template void launch_int8<bfloat16>(const Int8Problem&, Masking, cudaStream_t);
+const void* some_int8_kernel() {
+    return reinterpret_cast<const void*>(
+        int8_kernel<Int8MainShape<bfloat16, 64, false>, Masking::none, std::uint8_t>);
+}
+}  // namespace attn::gpu

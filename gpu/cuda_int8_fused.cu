@@ -1,0 +1,259 @@
+/// \file
+/// \brief `cuda_int8` for small inputs: one kernel that quantizes as it loads.
+///
+/// At (4, 8, 128, 128) all the arithmetic takes less than a microsecond, and what counts is how
+/// many kernels are launched one after the other. So each block of 64 queries does the pre-pass for
+/// itself: it sums the keys of its head, takes their mean away, rotates and rounds them into shared
+/// memory, where all S of them stay; then it goes on as the main kernel does. Ceil(L / 64) blocks
+/// repeat the same work on K, which is why longer inputs have the pre-pass.
+///
+///     shared memory   query tile   (64, HeadDim)       bytes
+///                     value tiles  (2, 64, HeadDim)    16 bits
+///                     scales       (64), (64), mean (HeadDim)
+///                     keys         (S, HeadDim)        bytes
+///                     steps        (S)
+///                     sums         (S / 64, HeadDim)   and which keys have integers
+///
+/// The integers are those of the pre-pass, bit for bit: the functions are the same.
+#include "cuda_int8_kernel.cuh"
+#include "device.hpp"
+
+namespace attn::gpu {
+namespace {
+
+constexpr int key_bytes_at_most = 64 * 1024;  // of a head: S rounded up to 64, times HeadDim
+
+/// \brief `Int8Shape` with all keys behind everything else.
+template <class T, int HeadDim>
+struct FusedShape : MmaShape<T, HeadDim, 4, 1, 64, false> {
+    using Base = MmaShape<T, HeadDim, 4, 1, 64, false>;
+    static constexpr int int8_row_bytes = HeadDim;
+    static constexpr int int8_tile_bytes = Base::Keys * HeadDim;
+    static constexpr int value_at = Base::rows * HeadDim;
+    static constexpr int factor_at = value_at + 2 * Base::tile_bytes;
+    static constexpr int shift_at = factor_at + Base::rows * 4;
+    static constexpr int without_at = shift_at + Base::rows * 4;
+    static constexpr int mean_at = without_at + Base::rows;
+    static constexpr int key_at = (mean_at + HeadDim * 4 + 1023) / 1024 * 1024;
+    static_assert(value_at + 2 * Base::tile_bytes >= Base::query_bytes, "the out tile fits");
+    static_assert(Base::tile_bytes >= 4 * Rotation<HeadDim>::staging_floats * 4);
+
+    static constexpr ATTN_HD int scale_at(int blocks) { return key_at + blocks * int8_tile_bytes; }
+    static constexpr ATTN_HD int sums_at(int blocks) { return scale_at(blocks) + blocks * 256; }
+    static constexpr ATTN_HD int found_at(int blocks) {
+        return sums_at(blocks) + blocks * HeadDim * 4;
+    }
+    static constexpr int shared_bytes(int blocks) {
+        return found_at(blocks) + blocks * static_cast<int>(sizeof(KeyBlock));
+    }
+};
+
+/// \brief The tile of values from key `at` on, rounded to 16 bits where it is float32: for rows
+/// that
+///        `cp.async` cannot read.
+template <class Shape, class From>
+__device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool wide,
+                            unsigned char* tile) {
+    using T = typename Shape::Element;
+    constexpr int pieces = Shape::HeadDim / 8;
+    const From* value = static_cast<const From*>(p.value.data) + b * p.value.stride[0] +
+                        hk * p.value.stride[1] + at * p.value.stride[2];
+#pragma unroll 4
+    for (int index = threadIdx.x; index < Shape::Keys * pieces; index += Shape::threads) {
+        const int row = index / pieces, piece = index % pieces;
+        float x[8];
+        const bool exists = at + row < p.S;
+        load_channels<From>(x, value + (exists ? row : 0) * p.value.stride[2], p.value.stride[3],
+                            piece * 8, exists ? p.Ev : 0, wide);
+        uint4 packed;
+        auto* pair = reinterpret_cast<std::uint32_t*>(&packed);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pair[i] = pack_value<T>(x[2 * i], x[2 * i + 1]);
+        *reinterpret_cast<uint4*>(tile + swizzled<Shape::row_bytes>(row, piece)) = packed;
+    }
+}
+
+//! [fused]
+template <class T, int HeadDim, bool masked>
+__global__ void __launch_bounds__(128)
+    int8_fused_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
+    using Shape = FusedShape<T, HeadDim>;
+    using Rows = WarpRows<typename Shape::Base>;
+    constexpr int HD = HeadDim, KT = Shape::Keys;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const std::uint32_t base = shared_address(shared);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Problem& problem = p.problem;
+    const Place<Shape> place(p, first_block);
+    const Index b = place.b, h = place.h, hk = problem.key_head(h), first_row = place.first_row;
+    const Index rows_left = problem.L - first_row;
+    const Index warp_row = first_row + warp * Shape::warp_rows;
+    const int blocks = static_cast<int>(p.keys.blocks);
+    float* const mean = reinterpret_cast<float*>(shared + Shape::mean_at);
+    float* const scale = reinterpret_cast<float*>(shared + Shape::scale_at(blocks));
+    float* const sums = reinterpret_cast<float*>(shared + Shape::sums_at(blocks));
+    auto* const found = reinterpret_cast<KeyBlock*>(shared + Shape::found_at(blocks));
+    float* const staging =
+        reinterpret_cast<float*>(shared + Shape::value_at + Shape::tile_bytes);  // second V tile
+
+    const int tiles = static_cast<int>(
+        (problem.visible(first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1) + KT -
+         1) /
+        KT);
+    const int first_partial = static_cast<int>(problem.visible(warp_row) / KT);
+    const auto copy_values = [&](int j) {
+        const Index at = static_cast<Index>(j) * KT;
+        const int to = Shape::value_at + j % 2 * Shape::tile_bytes;
+        if (problem.dtype == DType::float32)
+            fill_values<Shape, float>(problem, b, hk, at, p.wide_value, shared + to);
+        else if (p.wide_value)
+            copy_tile<KT, HD, Shape::threads>(base + to, p.value + p.value_stride(b, hk, at),
+                                              p.value_stride.row, problem.S - at, p.value_columns,
+                                              threadIdx.x);
+        else
+            fill_values<Shape, T>(problem, b, hk, at, false, shared + to);
+    };
+    if (tiles > 0 && problem.dtype != DType::float32) copy_values(0);
+    copy_async_commit();
+
+    // ---- the pre-pass, for this head alone
+    visit_element(problem.dtype, [&]<class From>(From) {
+        if constexpr (std::is_same_v<From, float> || std::is_same_v<From, T>) {
+            for (int block = warp; block < blocks; block += 4) {
+                const std::uint64_t seen = seen_keys(problem, b, h, block);
+                const KeyBlock bits = measure_keys<From, HD>(problem, b, hk, block, seen,
+                                                             p.wide_key, sums + block * HD);
+                if (lane == 0) found[block] = bits;
+            }
+            __syncthreads();
+            for (int e = threadIdx.x; e < HD; e += Shape::threads)
+                mean[e] = mean_of(sums + e, HD, found, blocks);
+            __syncthreads();
+            const Rotation<HD> rotate(problem.E, Operand::key);
+            for (int block = 0; block < blocks; ++block)
+                round_keys<From, HD, KT, Shape::threads>(
+                    problem, b, hk, static_cast<Index>(block) * KT, found[block], p.wide_key, mean,
+                    [&](int j, int piece) {
+                        return reinterpret_cast<uint4*>(shared + Shape::key_at +
+                                                        block * Shape::int8_tile_bytes +
+                                                        swizzled<HD>(j, piece));
+                    },
+                    scale + block * KT, rotate, staging);
+        }
+    });
+    bool floating = false;
+    for (int block = 0; block < blocks; ++block) floating |= found[block].floating != 0;
+
+    const std::uint32_t query = query_lane<HD>(base, warp * Shape::warp_rows, lane);
+    const std::uint32_t key_tile = key_lane<HD>(base + Shape::key_at, lane);
+    const std::uint32_t value_lane =
+        base + Shape::value_at + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
+
+    // ---- attention; a second time, with values that are not finite read as 0, if it must be
+    bool second = false;
+    for (;; second = true) {
+        round_queries<Shape, masked>(p, b, h, first_row, mean, shared, staging);
+        if (tiles > 0 && (second || problem.dtype == DType::float32)) copy_values(0);
+        copy_async_commit();
+        copy_async_wait<0>();
+        __syncthreads();
+        float factor[1][2];
+        read_factors(factor, lane_factors<Shape>(shared, warp, lane));
+        Rows rows;
+        rows.clear();
+        for (int j = 0; j < tiles; ++j) {
+            if (j + 1 < tiles) copy_values(j + 1);  // its place was last read before the barrier
+            copy_async_commit();
+            if (second) {
+                make_finite<T>(shared + Shape::value_at + j % 2 * Shape::tile_bytes,
+                               Shape::tile_bytes, threadIdx.x, Shape::threads);
+                __syncthreads();
+            }
+            int product[1][KT / 8][4];
+            typename Rows::Scores score;
+            typename Rows::Weights weights;
+            multiply_integers<Shape>(product, query, key_tile + j * Shape::int8_tile_bytes);
+            take_steps<Shape>(product, score, scale + j * KT + c_column(lane, 0));
+            const Index row = warp_row + lane / 4,
+                        first_key = static_cast<Index>(j) * KT + c_column(lane, 0);
+            if constexpr (masked) {
+                mask_scores<Shape, true>(score, problem, b, h, row, first_key, factor);
+                rows.grow(score, float{Rows::log2_e});
+                rows.weigh(score, float{Rows::log2_e}, weights);
+            } else {
+                if (j >= first_partial) hide_beyond<Shape>(score, problem, row, first_key);
+                rows.grow(score, factor);
+                rows.weigh(score, factor, weights);
+            }
+            rows.add_values(weights, value_lane + j % 2 * Shape::tile_bytes);
+            copy_async_wait<0>();
+            __syncthreads();  // tile j + 1 has arrived, tile j's place is free
+        }
+        rows.finish_sums();
+        const bool without = without_integers<Shape>(shared);
+        __syncthreads();  // the out tile takes the queries' place
+        const float* shift = reinterpret_cast<const float*>(shared + Shape::shift_at);
+        bool finite;
+        if constexpr (masked)
+            finite = write_int8_rows<Shape>(p, rows, float{Rows::log2_e}, shared, shift, b, h,
+                                            first_row);
+        else
+            finite = write_int8_rows<Shape>(p, rows, factor, shared, shift, b, h, first_row);
+        if (second || !__syncthreads_or(without || floating || (!finite && can_hide(problem))))
+            break;
+    }
+    //! [fused]
+    if (!second) return;
+    __syncwarp();  // the rows' first results are written before their second ones
+    for (int row = 0; row < Shape::warp_rows; ++row) {
+        const Index i = warp_row + row;
+        if (i >= problem.L) break;
+        const bool always = shared[Shape::without_at + warp * Shape::warp_rows + row] != 0 ||
+                            (floating && meets_floating(problem, b, h, i, found, blocks));
+        if (problem.dtype == DType::float32)
+            careful_row<float>(problem, b, h, i, 0, 256, always);
+        else
+            careful_row<T>(problem, b, h, i, 0, 256, always);
+    }
+}
+
+template <class T, int HeadDim>
+void launch_masked(const Int8Problem& p, cudaStream_t stream) {
+    using Shape = FusedShape<T, HeadDim>;
+    const Index blocks = p.query_tiles * p.problem.B * p.problem.Hq;
+    const int shared_bytes = Shape::shared_bytes(static_cast<int>(p.keys.blocks));
+    constexpr int most = Shape::shared_bytes(key_bytes_at_most / Shape::int8_tile_bytes);
+    if (p.problem.mask_kind == MaskKind::none)
+        launch<int8_fused_kernel<T, HeadDim, false>, most>(blocks, Shape::threads, shared_bytes,
+                                                           stream, p);
+    else
+        launch<int8_fused_kernel<T, HeadDim, true>, most>(blocks, Shape::threads, shared_bytes,
+                                                          stream, p);
+}
+
+template <class T>
+void launch_head_dim(const Int8Problem& p, cudaStream_t stream) {
+    switch (p.keys.head_dim) {
+        case 64:
+            return launch_masked<T, 64>(p, stream);
+        case 128:
+            return launch_masked<T, 128>(p, stream);
+        default:
+            return launch_masked<T, 256>(p, stream);
+    }
+}
+
+}  // namespace
+
+bool fits_int8_fused(const Problem& p) {
+    return (p.S + 63) / 64 * 64 <= key_bytes_at_most / int8_head_dim(p);
+}
+
+void launch_int8_fused(const Int8Problem& given, cudaStream_t stream) {
+    Int8Problem p = given;
+    p.query_tiles = static_cast<int>((p.problem.L + 63) / 64);
+    if (p.problem.dtype == DType::float16) return launch_head_dim<float16>(p, stream);
+    launch_head_dim<bfloat16>(p, stream);
+}
+
+}  // namespace attn::gpu

@@ -1,0 +1,301 @@
+/// \file
+/// \brief The main kernel of tier `cuda_int8`: the loop of `cuda_mma` with integer scores.
+///
+///     shared memory   query tile   (rows, HeadDim)      bytes; rounded by the block itself
+///                     key tiles    (2, Keys, HeadDim)   bytes, from the pre-pass
+///                     value tiles  (2, Keys, HeadDim)   16 bits, as the caller has them
+///                     steps        (2, Keys), (rows)    and what smoothing took from each row
+///                     mask tile    (rows, Keys)         when there is a mask
+///     registers       product      (rows, Keys)         int32, then scores, then weights
+///                     out          (rows, HeadDim)      float32
+///
+/// Half the bytes for K, and a quarter fewer tensor-core operations: the products with V stay in 16
+/// bits. A step for each token costs one load of two steps for the eight scores of a lane.
+///
+/// Rows that meet a number without an integer (NaN, infinity, beyond 2^40) or a hidden value that
+/// is not finite are left to a second kernel, queued behind the first, whose blocks return at once
+/// where nothing is to be done.
+#pragma once
+
+#include "cuda_int8_tile.cuh"
+
+namespace attn::gpu {
+
+/// \brief Quantizes the block's queries into the query tile; the dtype is the caller's.
+/// \param mean  (HeadDim) of K \param staging  for `Rotation`
+/// \tparam natural  the kernel adds a mask before it turns to units of log 2
+template <class Shape, bool natural>
+__device__ __forceinline__ void round_queries(const Int8Problem& p, Index b, Index h,
+                                              Index first_row, const float* mean,
+                                              unsigned char* shared, float* staging) {
+    using T = typename Shape::Element;
+    const auto tile = [&](int row, int piece) {
+        return reinterpret_cast<uint4*>(shared + swizzled<Shape::int8_row_bytes>(row, piece));
+    };
+    const QueryScales scales{reinterpret_cast<float*>(shared + Shape::factor_at),
+                             reinterpret_cast<float*>(shared + Shape::shift_at),
+                             shared + Shape::without_at};
+    const ScaleOf scale(p.problem);
+    const float unit = natural ? scale.size : scale.size * WarpRows<typename Shape::Base>::log2_e;
+    if (p.problem.logsumexp.absent()) mean = nullptr;  // no shift is asked for
+    if (p.problem.dtype == DType::float32)
+        quantize_queries<float, Shape::HeadDim, Shape::rows, Shape::threads>(
+            p.problem, b, h, first_row, unit, scale.sign, p.wide_query, mean, tile, scales,
+            staging);
+    else
+        quantize_queries<T, Shape::HeadDim, Shape::rows, Shape::threads>(
+            p.problem, b, h, first_row, unit, scale.sign, p.wide_query, mean, tile, scales,
+            staging);
+}
+
+/// \brief Has a row of this thread's number no integers?
+template <class Shape>
+__device__ inline bool without_integers(const unsigned char* shared) {
+    return threadIdx.x < Shape::rows && shared[Shape::without_at + threadIdx.x] != 0;
+}
+/// \brief Where the factors of the lane's rows begin.
+template <class Shape>
+__device__ inline const float* lane_factors(const unsigned char* shared, int warp, int lane) {
+    return reinterpret_cast<const float*>(shared + Shape::factor_at) + warp * Shape::warp_rows +
+           c_row(lane, 0);
+}
+
+//! [kernel]
+template <class Shape, Masking masking, class MaskElement>
+__global__ void __launch_bounds__(Shape::threads, 2)
+    int8_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
+    using Rows = WarpRows<typename Shape::Base>;
+    using Mask = MaskTile<Shape, masking, MaskElement>;
+    constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
+    constexpr bool natural = masking == Masking::additive;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const std::uint32_t base = shared_address(shared);
+    const std::uint32_t key_tiles = base + Shape::key_at, value_tiles = base + Shape::value_at,
+                        scales = base + Shape::scale_at, mask_tile = base + Shape::mask_at;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+    // ---- which rows, which keys: as in cuda_mma_kernel.cuh
+    const Problem& problem = p.problem;
+    const Place<Shape> place(p, first_block);
+    const Index b = place.b, h = place.h, first_row = place.first_row;
+    const Index rows_left = problem.L - first_row;
+    const Index warp_row = first_row + warp * Shape::warp_rows;
+    const auto tiles_of = [&](Index row) {
+        return static_cast<int>((problem.visible(row) + KT - 1) / KT);
+    };
+    volatile MaskPlace& mask_place =
+        *reinterpret_cast<MaskPlace*>(shared + Shape::mask_at + Mask::bytes);
+    volatile KeyPlace& keys = *reinterpret_cast<KeyPlace*>(shared + Shape::place_at);
+    const Index head = p.keys.place(problem, b, h);
+    if (threadIdx.x == 0) {
+        keys.key = p.keys.key + head * p.keys.blocks * 64 * HD;
+        keys.scale = p.keys.scale + head * p.keys.blocks * 64;
+        keys.value = p.value + p.value_stride(b, problem.key_head(h), 0);
+        keys.first_row = first_row;
+        keys.tiles = tiles_of(first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1);
+        if (masking != Masking::none) Mask::find(mask_place, p, b, h, first_row);
+    }
+    if (lane == 0) {
+        keys.warp_tiles[warp] =
+            warp_row < problem.L ? tiles_of(warp_row + Shape::warp_rows - 1) : 0;
+        keys.first_partial[warp] = static_cast<int>(problem.visible(warp_row) / KT);
+    }
+    __syncthreads();
+    const auto class_of = [&](int j) { return Mask::class_of(mask_place, p, j); };
+    const auto next_tile = [&](int j) {
+        while (j < keys.tiles && (class_of(j) & some_visible) == 0) ++j;
+        return j;
+    };
+    const auto copy_keys = [&](int j, int stage) {
+        const Index at = static_cast<Index>(j) * KT;
+        const unsigned thread = fresh_thread();
+        copy_integers<Shape>(key_tiles + stage * Shape::int8_tile_bytes, scales + stage * KT * 4,
+                             keys.key + at * HD, keys.scale + at, thread);
+        copy_tile<KT, HD, Shape::threads>(value_tiles + stage * Shape::tile_bytes,
+                                          keys.value + at * p.value_stride.row, p.value_stride.row,
+                                          problem.S - at, p.value_columns, thread);
+    };
+    const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
+    const auto copy_first = [&](int j) {
+        if (j < keys.tiles) {
+            copy_keys(j, 0);
+            copy_mask(j);
+        }
+        copy_async_commit();
+    };
+
+    // The first tiles are on their way while the queries become integers, unless these need the
+    // value tiles' place on their own way.
+    int j = next_tile(0), toggle = 0;
+    const bool early = problem.E == 0 || rotation_width(problem.E) == problem.E;
+    if (early) copy_first(j);
+    round_queries<Shape, natural>(p, b, h, first_row, p.keys.mean + head * HD, shared,
+                                  reinterpret_cast<float*>(shared + Shape::value_at));
+    if (!early) {
+        __syncthreads();
+        copy_first(j);
+    }
+    copy_async_wait<0>();
+    __syncthreads();
+
+    Rows rows;
+    rows.clear();
+
+    while (j < keys.tiles) {
+        const int next = next_tile(j + 1);
+        const int stage = masking == Masking::bits ? toggle : j & 1;
+        if (next < keys.tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
+        copy_async_commit();
+        // Numbers and addresses of the lane anew: what is kept through the loop would be spilled.
+        const unsigned thread = fresh_thread();
+        const int own = static_cast<int>(thread / 32), fresh = static_cast<int>(thread % 32);
+        if (j < keys.warp_tiles[own]) {
+            int product[Shape::MTiles][KT / 8][4];
+            typename Rows::Scores score;
+            typename Rows::Weights weights;
+            multiply_integers<Shape>(
+                product, query_lane<Shape::int8_row_bytes>(base, own * Shape::warp_rows, fresh),
+                key_lane<Shape::int8_row_bytes>(key_tiles + stage * Shape::int8_tile_bytes, fresh));
+            take_steps<Shape>(product, score,
+                              reinterpret_cast<const float*>(shared + Shape::scale_at) +
+                                  stage * KT + c_column(fresh, 0));
+            float factor[Shape::MTiles][2];
+            read_factors(factor, lane_factors<Shape>(shared, own, fresh));
+            if (masking != Masking::none && (class_of(j) & some_hidden))
+                Mask::apply(score, shared + Shape::mask_at, own, factor);
+            if (j >= keys.first_partial[own]) {
+                hide_beyond<Shape>(score, problem,
+                                   keys.first_row + own * Shape::warp_rows + c_row(fresh, 0),
+                                   static_cast<Index>(j) * KT + c_column(fresh, 0));
+            }
+            if constexpr (natural) {
+                rows.grow(score, float{Rows::log2_e});
+                rows.weigh(score, float{Rows::log2_e}, weights);
+            } else {
+                rows.grow(score, factor);
+                rows.weigh(score, factor, weights);
+            }
+            rows.add_values(weights, value_tiles + stage * Shape::tile_bytes +
+                                         swizzled<Shape::row_bytes>(fresh % 16, fresh / 16));
+        }
+        if (masking != Masking::none) {
+            __syncwarp();  // the warp's lanes have read its mask rows
+            if (next < keys.tiles) copy_mask(next);
+            copy_async_commit();
+        }
+        copy_async_wait<0>();
+        __syncthreads();  // the next tiles have arrived, this stage is free
+        j = next;
+        toggle ^= 1;
+    }
+    //! [kernel]
+
+    // ---- out = sum of weighted values / sum of weights, through the tiles that have been read
+    const Place<Shape> end(p, first_block);
+    const bool without = without_integers<Shape>(shared);
+    rows.finish_sums();
+    const float* shift = reinterpret_cast<const float*>(shared + Shape::shift_at);
+    float factor[Shape::MTiles][2];
+    read_factors(factor, lane_factors<Shape>(shared, warp, lane));
+    bool finite;
+    if constexpr (natural)
+        finite = write_int8_rows<Shape>(p, rows, float{Rows::log2_e}, shared, shift, end.b, end.h,
+                                        end.first_row);
+    else
+        finite =
+            write_int8_rows<Shape>(p, rows, factor, shared, shift, end.b, end.h, end.first_row);
+    const bool again = __syncthreads_or(without || (!finite && can_hide(problem)));
+    if (threadIdx.x == 0)
+        p.again[first_block + blockIdx.x] =
+            again || p.keys.floating[p.keys.place(problem, end.b, end.h)];
+}
+
+//! [second pass]
+/// \brief A marked block's work once more, with values that are not finite read as 0: see
+///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
+///        their bits, but masks are read where they lie and nothing overlaps. Then the rows that
+///        meet numbers without integers, one by one.
+template <class Shape, bool natural>
+__global__ void __launch_bounds__(Shape::threads)
+    int8_again_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
+    if (p.again[first_block + blockIdx.x] == 0) return;
+    using T = typename Shape::Element;
+    using Rows = WarpRows<typename Shape::Base>;
+    constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const std::uint32_t base = shared_address(shared);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Problem& problem = p.problem;
+    const Place<Shape> place(p, first_block);
+    const Index b = place.b, h = place.h, hk = problem.key_head(h), first_row = place.first_row;
+    const Index rows_left = problem.L - first_row;
+    const Index warp_row = first_row + warp * Shape::warp_rows;
+    const Index head = p.keys.place(problem, b, h), first_key = head * p.keys.blocks * 64;
+    const Index last_row = first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1;
+
+    round_queries<Shape, natural>(p, b, h, first_row, p.keys.mean + head * HD, shared,
+                                  reinterpret_cast<float*>(shared + Shape::value_at));
+    __syncthreads();
+    const std::uint32_t query =
+        query_lane<Shape::int8_row_bytes>(base, warp * Shape::warp_rows, lane);
+    const std::uint32_t key_tile = key_lane<Shape::int8_row_bytes>(base + Shape::key_at, lane);
+    const std::uint32_t value_lane =
+        base + Shape::value_at + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
+    float factor[Shape::MTiles][2];
+    read_factors(factor, lane_factors<Shape>(shared, warp, lane));
+    Rows rows;
+    rows.clear();
+    for (Index at = 0; at < problem.visible(last_row); at += KT) {
+        __syncthreads();  // the last tiles have been read
+        copy_integers<Shape>(base + Shape::key_at, base + Shape::scale_at,
+                             p.keys.key + (first_key + at) * HD, p.keys.scale + first_key + at,
+                             threadIdx.x);
+        copy_tile<KT, HD, Shape::threads>(base + Shape::value_at,
+                                          p.value + p.value_stride(b, hk, at), p.value_stride.row,
+                                          problem.S - at, p.value_columns, threadIdx.x);
+        copy_async_commit();
+        copy_async_wait<0>();
+        __syncthreads();  // these have arrived
+        make_finite<T>(shared + Shape::value_at, Shape::tile_bytes, threadIdx.x, Shape::threads);
+        __syncthreads();
+        int product[Shape::MTiles][KT / 8][4];
+        typename Rows::Scores score;
+        typename Rows::Weights weights;
+        multiply_integers<Shape>(product, query, key_tile);
+        take_steps<Shape>(
+            product, score,
+            reinterpret_cast<const float*>(shared + Shape::scale_at) + c_column(lane, 0));
+        mask_scores<Shape, natural>(score, problem, b, h, warp_row + lane / 4,
+                                    at + c_column(lane, 0), factor);
+        if constexpr (natural) {
+            rows.grow(score, float{Rows::log2_e});
+            rows.weigh(score, float{Rows::log2_e}, weights);
+        } else {
+            rows.grow(score, factor);
+            rows.weigh(score, factor, weights);
+        }
+        rows.add_values(weights, value_lane);
+    }
+    __syncthreads();  // all tiles have been read
+    rows.finish_sums();
+    const float* shift = reinterpret_cast<const float*>(shared + Shape::shift_at);
+    if constexpr (natural)
+        write_int8_rows<Shape>(p, rows, float{Rows::log2_e}, shared, shift, b, h, first_row);
+    else
+        write_int8_rows<Shape>(p, rows, factor, shared, shift, b, h, first_row);
+    __syncwarp();  // the rows' first results are written before their second ones
+    for (int row = 0; row < Shape::warp_rows; ++row) {
+        const Index i = warp_row + row;
+        if (i >= problem.L) break;
+        const bool floating =
+            shared[Shape::without_at + warp * Shape::warp_rows + row] != 0 ||
+            meets_floating(problem, b, h, i, p.keys.block + head * p.keys.blocks, p.keys.blocks);
+        if (problem.dtype == DType::float32)
+            careful_row<float>(problem, b, h, i, 0, 256, floating);
+        else
+            careful_row<T>(problem, b, h, i, 0, 256, floating);
+    }
+}
+//! [second pass]
+
+}  // namespace attn::gpu

@@ -1,0 +1,160 @@
+/// \file
+/// \brief The mask of a tile of keys, in shared memory: its copy and its use.
+#pragma once
+
+#include "cuda_mma_tile.cuh"
+
+namespace attn::gpu {
+
+/// \brief Where the block's mask lies. Kept in shared memory and read from there for every tile:
+///        the loop has no registers to spare.
+struct MaskPlace {
+    const void* mask;             // row 0 of the block, key 0
+    const std::uint8_t* classes;  // the block's first row of classes, tile 0
+    Index stride;                 // from row to row of the mask
+    int rows;                     // of the block that exist
+};
+/// \brief This lane's number, read anew at each call.
+__device__ inline int fresh_lane() {
+    int lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+
+/// \brief The same for this thread's number: addresses made of it are computed anew, not kept.
+__device__ inline unsigned fresh_thread() {
+    unsigned thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+}
+
+/// \brief The mask tile in shared memory: each warp stages the rows it owns.
+template <class Shape, Masking masking, class Element>
+struct MaskTile {
+    static constexpr bool dense = masking == Masking::bytes || masking == Masking::additive;
+    static constexpr int element_bytes = static_cast<int>(sizeof(Element));
+    static constexpr int row_bytes = dense ? Shape::Keys * element_bytes : Shape::Keys / 8;
+    static constexpr int pieces = row_bytes / 16;  // a power of two
+    static constexpr int bytes = masking == Masking::none ? 0 : Shape::rows * row_bytes;
+    static constexpr int shared_bytes = masking == Masking::none ? 0 : bytes + sizeof(MaskPlace);
+
+    /// Piece `piece` of row `row`. Lanes of eight rows read the same piece at once, so pieces are
+    /// permuted from row to row (from row pair to row pair where two rows share the 32 banks).
+    static __device__ std::uint32_t at(int row, int piece) {
+        return row * row_bytes +
+               ((piece ^ ((row >> (row_bytes < 128 ? 1 : 0)) & (pieces - 1))) << 4);
+    }
+
+    /// \brief Says where the mask of the block lies. The work of one thread.
+    static __device__ void find(volatile MaskPlace& place, const MmaProblem& p, Index b, Index h,
+                                Index first_row) {
+        const Index rows_left = p.problem.L - first_row;
+        place.mask = static_cast<const Element*>(p.mask) + p.mask_stride(b, h, first_row);
+        place.classes = p.tile_class + p.class_stride(b, h, first_row / class_tile);
+        place.stride = p.mask_stride.row;
+        place.rows = rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows;
+    }
+    /// \brief Class of tile j over the block's rows; without classes all count as mixed.
+    static __device__ int class_of(const volatile MaskPlace& place, const MmaProblem& p, int j) {
+        if constexpr (masking == Masking::bits) {
+            const std::uint8_t* cell =
+                place.classes + static_cast<Index>(j) * Shape::Keys / class_tile;
+            int bits = *cell;
+            if (Shape::rows > class_tile && place.rows > class_tile)
+                bits |= cell[p.class_stride.row];
+            return bits;
+        }
+        return some_visible | some_hidden;
+    }
+    /// \brief Starts the copy of the warp's rows of tile j.
+    static __device__ void copy(std::uint32_t to, const volatile MaskPlace& place, int j, int warp,
+                                Index S) {
+        if constexpr (masking != Masking::none) {
+            const Index at = static_cast<Index>(j) * Shape::Keys;
+            copy(to,
+                 static_cast<const Element*>(const_cast<const void*>(place.mask)) +
+                     (masking == Masking::bits ? at / 32 : at),
+                 place.stride, warp, place.rows, S - at);
+        }
+    }
+
+    /// \brief Starts the copy of the warp's rows; `mask` points at (row 0 of the block, key 0 of
+    ///        the tile).
+    static __device__ void copy(std::uint32_t to, const Element* mask, Index stride, int warp,
+                                int rows, Index keys_left) {
+        const int lane = fresh_lane();
+        if constexpr (masking == Masking::bits) {
+#pragma unroll
+            for (int i = 0; i < Shape::warp_rows; i += 32) {
+                const int row = warp * Shape::warp_rows + i + lane;
+                if (i + lane < Shape::warp_rows && row < rows)
+                    asm volatile(
+                        "cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to + row * row_bytes),
+                        "l"(mask + row * stride), "n"(row_bytes)
+                        : "memory");
+            }
+        } else if constexpr (dense) {
+#pragma unroll
+            for (int i = 0; i < Shape::warp_rows * pieces / 32; ++i) {
+                const int index = i * 32 + lane;
+                const int row = warp * Shape::warp_rows + index / pieces, piece = index % pieces;
+                const Index left = (keys_left - piece * (16 / element_bytes)) * element_bytes;
+                const int valid = row >= rows || left <= 0 ? 0 : (left < 16 ? int(left) : 16);
+                const Element* source = mask + row * stride + piece * (16 / element_bytes);
+                asm volatile(
+                    "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + at(row, piece)),
+                    "l"(valid > 0 ? source : mask), "r"(valid)
+                    : "memory");
+            }
+        }
+    }
+
+    /// \brief Applies the tile to the warp's scores. \param scale  see `of_row`
+    template <class Scores, class Scale>
+    static __device__ void apply(Scores& score, const unsigned char* tile, int warp,
+                                 const Scale& scale) {
+        const int lane = fresh_lane(), g = lane / 4, t = lane % 4;
+#pragma unroll
+        for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int row = warp * Shape::warp_rows + m * 16 + half * 8 + g;
+                if constexpr (masking == Masking::bits) {
+                    std::uint32_t word = 0;  // of 32 keys; bit 0 is this lane's first
+#pragma unroll
+                    for (int n = 0; n < Shape::Keys / 8; ++n) {
+                        if (n % 4 == 0)
+                            word = *reinterpret_cast<const std::uint32_t*>(tile + row * row_bytes +
+                                                                           n) >>
+                                   (2 * t);
+                        // Tests of constant bits: several fit one instruction.
+                        const std::uint32_t first = 1u << (8 * (n % 4));
+                        if ((word & first) == 0) score[m][n][2 * half] = -CUDART_INF_F;
+                        if ((word & 2 * first) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
+                    }
+                } else if constexpr (dense) {
+#pragma unroll
+                    for (int n = 0; n < Shape::Keys / 8; ++n) {
+                        const int byte = (8 * n + 2 * t) * element_bytes;
+                        const auto* two =
+                            reinterpret_cast<const Element*>(tile + at(row, byte / 16) + byte % 16);
+                        float* pair = &score[m][n][2 * half];
+#pragma unroll
+                        for (int i = 0; i < 2; ++i) {
+                            if constexpr (masking == Masking::bytes) {
+                                if (two[i] == 0) pair[i] = -CUDART_INF_F;
+                            } else {
+                                const float mask = to_float(two[i]);
+                                // -inf removes the key, also where the product is NaN.
+                                pair[i] = mask == -CUDART_INF_F
+                                              ? mask
+                                              : fmaf(pair[i], of_row(scale, m, half), mask);
+                            }
+                        }
+                    }
+                }
+            }
+    }
+};
+
+}  // namespace attn::gpu
