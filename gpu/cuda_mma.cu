@@ -65,8 +65,7 @@ struct Plan {
             mask = gpu::MaskPlan(p, pieces);
         if (float32 || (!split && gpu::can_hide(p))) {
             const Index rows = gpu::main_tile_rows(p);
-            again = pieces.take(gpu::counted(p.B) * gpu::counted(p.Hq) *
-                                gpu::counted((p.L + rows - 1) / rows));
+            again = pieces.take(counted(p.B) * counted(p.Hq) * counted((p.L + rows - 1) / rows));
         }
     }
 };
