@@ -125,6 +125,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             Rows::multiply(score, fragments, key_lane + stage * Shape::tile_bytes);
             if (masking != Masking::none && (class_of(j) & some_hidden))
                 Mask::apply(score, shared + (mask_tile - query_tile), warp, p.scale);
+            if (masking != Masking::none) {
+                __syncwarp();  // the warp's lanes have read its mask rows: the next may come
+                if (next < tiles) copy_mask(next);
+            }
             if (j >= first_partial) {
                 hide_beyond<Shape>(score, problem, warp_row + lane / 4,
                                    static_cast<Index>(j) * KT + 2 * (lane % 4));
@@ -133,11 +137,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             rows.weigh(score, unit_of<masking>(p), weights);
             rows.add_values(weights, value_lane + stage * Shape::tile_bytes);
         }
-        if (masking != Masking::none) {
-            __syncwarp();  // the warp's lanes have read its mask rows
-            if (next < tiles) copy_mask(next);
-            copy_async_commit();
-        }
+        if (masking != Masking::none) copy_async_commit();
         copy_async_wait<0>();
         __syncthreads();  // the next tiles have arrived, this stage is free
         j = next;
