@@ -10,7 +10,7 @@
 /// | problem                                             | kernels                             |
 /// |-----------------------------------------------------|-------------------------------------|
 /// | few keys and queries                                | fused kernel                        |
-/// | others                                              | pre-pass over K, main, second pass  |
+/// | others                                              | pre-pass, main, second pass         |
 /// | max_relative_error: heads that exceed it            | and those of `cuda_mma`             |
 /// | &#124;scale&#124; above 2^40: factors may overflow  | `cuda_mma` alone                    |
 ///
@@ -48,6 +48,8 @@ struct Plan {
     gpu::MaskPlan mask;
     Piece value;                                         // packed copy
     Piece key, key_scale, sums, blocks, mean, floating;  // gpu::Int8Keys
+    Index query_rows = 0;
+    Piece query, factor, shift, without;  // gpu::Int8Queries
     Piece again, samples, above, mma;
     gpu::Pieces pieces;
 
@@ -73,6 +75,12 @@ struct Plan {
         mean = pieces.take(heads * counted(head_dim) * Saturating{sizeof(float)});
         floating = pieces.take(heads);
         const Index rows = gpu::int8_tile_rows(static_cast<int>(head_dim));
+        query_rows = gpu::round_up(p.L, rows);
+        const Saturating all_rows = counted(p.B) * counted(p.Hq) * counted(query_rows);
+        query = pieces.take(all_rows * counted(head_dim));
+        factor = pieces.take(all_rows * Saturating{sizeof(float)});
+        shift = pieces.take(all_rows * Saturating{sizeof(float)});
+        without = pieces.take(all_rows);
         again = pieces.take(counted(p.B) * counted(p.Hq) * counted((p.L + rows - 1) / rows));
         if (!limited) return;
         samples = pieces.take(Saturating{gpu::int8_sample_floats(p)} * Saturating{sizeof(float)});
@@ -114,9 +122,15 @@ void run_on_device(const Problem& p) {
     at(plan.blocks, int8.keys.block);
     at(plan.mean, int8.keys.mean);
     at(plan.floating, int8.keys.floating);
+    int8.queries.rows = plan.query_rows;
+    at(plan.query, int8.queries.query);
+    at(plan.factor, int8.queries.factor);
+    at(plan.shift, int8.queries.shift);
+    at(plan.without, int8.queries.without);
     at(plan.again, int8.again);
     plan.mask.prepare(int8, workspace.data(), stream);
     gpu::quantize_keys(int8, plan.mask.masking, stream);
+    gpu::quantize_queries(int8, plan.mask.masking, stream);
     if (plan.value.used()) {
         std::uint16_t* to = nullptr;
         at(plan.value, to);

@@ -4,8 +4,10 @@
 /// | file                   | part                                                           |
 /// |------------------------|----------------------------------------------------------------|
 /// | cuda_int8.cu           | the plan: which kernels a problem takes, in which memory       |
-/// | cuda_int8_rows.cuh     | queries and keys become integers: one row in a few lanes       |
+/// | cuda_int8_whole.cuh    | queries and keys become integers: one thread a row             |
+/// | cuda_int8_rows.cuh     | the same for rows of any length: a few lanes a row             |
 /// | cuda_int8_keys.cu      | the pre-pass over K: mean, smoothing, integers                 |
+/// | cuda_int8_queries.cu   | the same over Q: integers                                      |
 /// | cuda_int8_tile.cuh     | the integer product, and its way back to scores                |
 /// | cuda_int8_kernel.cuh   | the main kernel; compiled by cuda_int8_{f16,bf16}.cu           |
 /// | cuda_int8_fused.cu     | small inputs: everything in one kernel                         |
@@ -46,9 +48,19 @@ struct Int8Keys {
     }
 };
 
+/// \brief Q as integers; `rows` is L rounded up to whole query tiles.
+struct Int8Queries {
+    Index rows = 0;
+    std::int8_t* query = nullptr;  ///< (B, Hq, rows, head_dim)
+    float* factor = nullptr;       ///< (B, Hq, rows) step * |scale|, in the kernel's units
+    float* shift = nullptr;        ///< (B, Hq, rows) q . mean, which smoothing took; for logsumexp
+    std::uint8_t* without = nullptr;  ///< (B, Hq, rows) 1: a number of the row has no integer
+};
+
 /// \brief Parameters of the kernels. Of `MmaProblem`, query and key are not used.
 struct Int8Problem : MmaProblem {
     Int8Keys keys;
+    Int8Queries queries;
     bool wide_query = false, wide_key = false, wide_value = false;  ///< 16 bytes at a time
     std::uint8_t* again = nullptr;  ///< (B, Hq, query tiles) set: for the second pass
 };
@@ -67,6 +79,8 @@ inline int int8_tile_rows(int head_dim) { return head_dim == 256 ? 64 : 128; }
 
 /// \brief Queues the pre-pass: fills `p.keys`.
 void quantize_keys(const Int8Problem& p, Masking masking, cudaStream_t stream);
+/// \brief Queues what comes after it: fills `p.queries`.
+void quantize_queries(const Int8Problem& p, Masking masking, cudaStream_t stream);
 
 /// \brief Queues the main kernel and its second pass. \tparam T  of the product with V
 template <class T>

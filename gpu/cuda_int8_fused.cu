@@ -80,6 +80,49 @@ __device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool 
     }
 }
 
+/// \brief Quantizes the block's queries into the query tile; the dtype is the caller's.
+/// \param mean  (HeadDim) of K \param staging  whole rows lie there; for others, room to rotate
+/// \tparam natural  the kernel adds a mask before it turns to units of log 2
+template <class Shape, bool natural>
+__device__ __forceinline__ void round_queries(const Int8Problem& p, Index b, Index h,
+                                              Index first_row, const float* mean,
+                                              unsigned char* shared, unsigned char* staging) {
+    using T = typename Shape::Element;
+    constexpr int HD = Shape::HeadDim;
+    const auto tile = [&](int row, int piece) {
+        return reinterpret_cast<uint4*>(shared + swizzled<Shape::int8_row_bytes>(row, piece));
+    };
+    const QueryScales scales{reinterpret_cast<float*>(shared + Shape::factor_at),
+                             reinterpret_cast<float*>(shared + Shape::shift_at),
+                             shared + Shape::without_at};
+    const ScaleOf scale(p.problem);
+    const float unit = natural ? scale.size : scale.size * WarpRows<typename Shape::Base>::log2_e;
+    if (p.problem.logsumexp.absent()) mean = nullptr;  // no shift is asked for
+    const auto round = [&]<class From>(From) {
+        if constexpr (HD <= 128) {
+            if (is_whole<HD>(p.problem.E, p.wide_query))
+                return quantize_whole_queries<From, HD, Shape::rows, Shape::threads,
+                                              Shape::rows * HD * 4>(p.problem, b, h, first_row,
+                                                                    unit, scale.sign, mean, tile,
+                                                                    scales, staging, true);
+        }
+        quantize_queries<From, HD, Shape::rows, Shape::threads>(
+            p.problem, b, h, first_row, unit, scale.sign, p.wide_query, mean, tile, scales,
+            reinterpret_cast<float*>(staging));
+        __syncthreads();  // the staging place has been read
+    };
+    if (p.problem.dtype == DType::float32)
+        round(float{});
+    else
+        round(T{});
+}
+
+/// \brief Has a row of this thread's number no integers?
+template <class Shape>
+__device__ inline bool without_integers(const unsigned char* shared) {
+    return threadIdx.x < Shape::rows && shared[Shape::without_at + threadIdx.x] != 0;
+}
+
 /// \brief The pre-pass for one head whose keys are whole rows. The first `staged_keys` of them are
 ///        on their way to `staging`.
 template <class Shape, class From>
@@ -255,9 +298,8 @@ __global__ void __launch_bounds__(128)
     for (;; second = true) {
         copy_async_wait<0>();
         __syncthreads();  // staged queries have arrived
-        round_queries<Shape, masked, Shape::rows * HD * 4>(
-            p, b, h, first_row, mean, shared, whole_queries ? query_staging : second_values,
-            whole_queries, [] {});
+        round_queries<Shape, masked>(p, b, h, first_row, mean, shared,
+                                     whole_queries ? query_staging : second_values);
         if (tiles > 0 && (second || problem.dtype == DType::float32)) copy_values(0);
         copy_async_commit();
         copy_async_wait<0>();

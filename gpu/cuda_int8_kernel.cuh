@@ -1,10 +1,10 @@
 /// \file
 /// \brief The main kernel of tier `cuda_int8`: the loop of `cuda_mma` with integer scores.
 ///
-///     shared memory   query tile   (rows, HeadDim)      bytes; rounded by the block itself
+///     shared memory   query tile   (rows, HeadDim)      bytes, from the pre-pass
 ///                     key tiles    (2, Keys, HeadDim)   bytes, from the pre-pass
 ///                     value tiles  (2, Keys, HeadDim)   16 bits, as the caller has them
-///                     steps        (2, Keys), (rows)    and what smoothing took from each row
+///                     steps        (2, Keys), (rows)
 ///                     mask tile    (rows, Keys)         when there is a mask
 ///     registers       product      (rows, Keys)         int32, then scores, then weights
 ///                     out          (rows, HeadDim)      float32
@@ -21,50 +21,14 @@
 
 namespace attn::gpu {
 
-/// \brief Quantizes the block's queries into the query tile; the dtype is the caller's.
-/// \param mean     (HeadDim) of K \param staging  (staging_bytes), in use until `between` is called
-/// \param staged   whole rows lie there already
-/// \param between  called by all threads when the staging place is free: copies may start
-/// \tparam natural  the kernel adds a mask before it turns to units of log 2
-template <class Shape, bool natural, int staging_bytes, class Between>
-__device__ __forceinline__ void round_queries(const Int8Problem& p, Index b, Index h,
-                                              Index first_row, const float* mean,
-                                              unsigned char* shared, unsigned char* staging,
-                                              bool staged, Between&& between) {
-    using T = typename Shape::Element;
-    constexpr int HD = Shape::HeadDim;
-    const auto tile = [&](int row, int piece) {
-        return reinterpret_cast<uint4*>(shared + swizzled<Shape::int8_row_bytes>(row, piece));
-    };
-    const QueryScales scales{reinterpret_cast<float*>(shared + Shape::factor_at),
-                             reinterpret_cast<float*>(shared + Shape::shift_at),
-                             shared + Shape::without_at};
-    const ScaleOf scale(p.problem);
-    const float unit = natural ? scale.size : scale.size * WarpRows<typename Shape::Base>::log2_e;
-    if (p.problem.logsumexp.absent()) mean = nullptr;  // no shift is asked for
-    const auto round = [&]<class From>(From) {
-        if constexpr (HD <= 128) {
-            if (is_whole<HD>(p.problem.E, p.wide_query))
-                return quantize_whole_queries<From, HD, Shape::rows, Shape::threads, staging_bytes>(
-                    p.problem, b, h, first_row, unit, scale.sign, mean, tile, scales, staging,
-                    staged, between);
-        }
-        quantize_queries<From, HD, Shape::rows, Shape::threads>(
-            p.problem, b, h, first_row, unit, scale.sign, p.wide_query, mean, tile, scales,
-            reinterpret_cast<float*>(staging));
-        __syncthreads();  // the staging place has been read
-        between();
-    };
-    if (p.problem.dtype == DType::float32)
-        round(float{});
-    else
-        round(T{});
-}
-
-/// \brief Has a row of this thread's number no integers?
+/// \brief Starts the copies of a block's query rows and their factors.
 template <class Shape>
-__device__ inline bool without_integers(const unsigned char* shared) {
-    return threadIdx.x < Shape::rows && shared[Shape::without_at + threadIdx.x] != 0;
+__device__ inline void copy_queries(const Int8Problem& p, Index b, Index h, Index first_row,
+                                    std::uint32_t shared) {
+    const Index at = (b * p.problem.Hq + h) * p.queries.rows + first_row;
+    copy_integers<Shape::rows, Shape::int8_row_bytes, Shape::threads>(
+        shared, p.queries.query + at * Shape::HeadDim, threadIdx.x);
+    copy_floats<Shape::rows>(shared + Shape::factor_at, p.queries.factor + at, threadIdx.x);
 }
 /// \brief Where the factors of the lane's rows begin.
 template <class Shape>
@@ -122,25 +86,22 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     const auto copy_keys = [&](int j, int stage) {
         const Index at = static_cast<Index>(j) * KT;
         const unsigned thread = fresh_thread();
-        copy_integers<Shape>(key_tiles + stage * Shape::int8_tile_bytes, scales + stage * KT * 4,
-                             keys.key + at * HD, keys.scale + at, thread);
+        copy_integers<KT, HD, Shape::threads>(key_tiles + stage * Shape::int8_tile_bytes,
+                                              keys.key + at * HD, thread);
+        copy_floats<KT>(scales + stage * KT * 4, keys.scale + at, thread);
         copy_tile<KT, HD, Shape::threads>(value_tiles + stage * Shape::tile_bytes,
                                           keys.value + at * p.value_stride.row, p.value_stride.row,
                                           problem.S - at, p.value_columns, thread);
     };
     const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
 
-    // The first tiles are on their way while the queries, which were staged in the value tiles'
-    // place, become integers.
     int j = next_tile(0), toggle = 0;
-    round_queries<Shape, natural, 2 * Shape::tile_bytes>(
-        p, b, h, first_row, p.keys.mean + head * HD, shared, shared + Shape::value_at, false, [&] {
-            if (j < keys.tiles) {
-                copy_keys(j, 0);
-                copy_mask(j);
-            }
-            copy_async_commit();
-        });
+    copy_queries<Shape>(p, b, h, first_row, base);
+    if (j < keys.tiles) {
+        copy_keys(j, 0);
+        copy_mask(j);
+    }
+    copy_async_commit();
     copy_async_wait<0>();
     __syncthreads();
 
@@ -167,7 +128,9 @@ __global__ void __launch_bounds__(Shape::threads, 2)
                                   stage * KT + c_column(fresh, 0));
             float factor[Shape::MTiles][2];
             read_factors(factor, lane_factors<Shape>(shared, own, fresh));
-            if (masking != Masking::none && (class_of(j) & some_hidden))
+            // A branch also where every tile is masked: see cuda_mma_kernel.cuh.
+            if (masking != Masking::none && (masking == Masking::bits || p.mask != nullptr) &&
+                (class_of(j) & some_hidden))
                 Mask::apply(score, shared + Shape::mask_at, own, factor);
             if (masking != Masking::none) {
                 __syncwarp();  // the warp's lanes have read its mask rows: the next may come
@@ -198,13 +161,14 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 
     // ---- out = sum of weighted values / sum of weights, through the tiles that have been read
     const Place<Shape> end(p, first_block);
-    bool without = without_integers<Shape>(shared);
+    const Index at = (end.b * problem.Hq + end.h) * p.queries.rows + end.first_row;
+    bool without = threadIdx.x < Shape::rows && p.queries.without[at + threadIdx.x] != 0;
     rows.finish_sums();
-    const float* shift = reinterpret_cast<const float*>(shared + Shape::shift_at);
+    const float* shift = p.queries.shift + at;
     float factor[Shape::MTiles][2];
     read_factors(factor, lane_factors<Shape>(shared, warp, lane));
     const auto finish = [&](const auto& unit) {
-        without |= mark_beyond_fused<Shape>(rows, unit, shared + Shape::without_at, warp, lane);
+        without |= mark_beyond_fused<Shape>(rows, unit, nullptr, warp, lane);
         return write_int8_rows<Shape>(p, rows, unit, shared, shift, end.b, end.h, end.first_row);
     };
     bool finite;
@@ -241,9 +205,12 @@ __global__ void __launch_bounds__(Shape::threads)
     const Index head = p.keys.place(problem, b, h), first_key = head * p.keys.blocks * 64;
     const Index last_row = first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1;
 
-    round_queries<Shape, natural, 2 * Shape::tile_bytes>(p, b, h, first_row,
-                                                         p.keys.mean + head * HD, shared,
-                                                         shared + Shape::value_at, false, [] {});
+    __shared__ std::uint8_t without[Shape::rows];
+    const Index of_all = (b * problem.Hq + h) * p.queries.rows + first_row;
+    if (threadIdx.x < Shape::rows) without[threadIdx.x] = p.queries.without[of_all + threadIdx.x];
+    copy_queries<Shape>(p, b, h, first_row, base);
+    copy_async_commit();
+    copy_async_wait<0>();
     __syncthreads();
     const std::uint32_t query =
         query_lane<Shape::int8_row_bytes>(base, warp * Shape::warp_rows, lane);
@@ -256,9 +223,9 @@ __global__ void __launch_bounds__(Shape::threads)
     rows.clear();
     for (Index at = 0; at < problem.visible(last_row); at += KT) {
         __syncthreads();  // the last tiles have been read
-        copy_integers<Shape>(base + Shape::key_at, base + Shape::scale_at,
-                             p.keys.key + (first_key + at) * HD, p.keys.scale + first_key + at,
-                             threadIdx.x);
+        copy_integers<KT, HD, Shape::threads>(base + Shape::key_at,
+                                              p.keys.key + (first_key + at) * HD, threadIdx.x);
+        copy_floats<KT>(base + Shape::scale_at, p.keys.scale + first_key + at, threadIdx.x);
         copy_tile<KT, HD, Shape::threads>(base + Shape::value_at,
                                           p.value + p.value_stride(b, hk, at), p.value_stride.row,
                                           problem.S - at, p.value_columns, threadIdx.x);
@@ -287,9 +254,9 @@ __global__ void __launch_bounds__(Shape::threads)
     }
     __syncthreads();  // all tiles have been read
     rows.finish_sums();
-    const float* shift = reinterpret_cast<const float*>(shared + Shape::shift_at);
+    const float* shift = p.queries.shift + of_all;
     const auto finish = [&](const auto& unit) {
-        mark_beyond_fused<Shape>(rows, unit, shared + Shape::without_at, warp, lane);
+        mark_beyond_fused<Shape>(rows, unit, without, warp, lane);
         write_int8_rows<Shape>(p, rows, unit, shared, shift, b, h, first_row);
     };
     if constexpr (natural)
@@ -301,7 +268,7 @@ __global__ void __launch_bounds__(Shape::threads)
         const Index i = warp_row + row;
         if (i >= problem.L) break;
         const bool floating =
-            shared[Shape::without_at + warp * Shape::warp_rows + row] != 0 ||
+            without[warp * Shape::warp_rows + row] != 0 ||
             meets_floating(problem, b, h, i, p.keys.block + head * p.keys.blocks, p.keys.blocks);
         if (problem.dtype == DType::float32)
             careful_row<float>(problem, b, h, i, 0, 256, floating);

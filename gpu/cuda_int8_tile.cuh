@@ -21,18 +21,15 @@ struct Int8Shape : MmaShape<T, HeadDim, Warps, MTiles, Keys, false> {
     static constexpr int int8_row_bytes = HeadDim;
     static constexpr int int8_query_bytes = Base::rows * HeadDim;
     static constexpr int int8_tile_bytes = Keys * HeadDim;
-    // Shared memory: query tile, two key tiles, two value tiles, two tiles' steps, rows' scales,
+    // Shared memory: query tile, two key tiles, two value tiles, two tiles' steps, rows' factors,
     // mask tile.
     static constexpr int key_at = int8_query_bytes;
     static constexpr int value_at = key_at + 2 * int8_tile_bytes;
     static constexpr int scale_at = value_at + 2 * Base::tile_bytes;
     static constexpr int factor_at = scale_at + 2 * Keys * 4;
-    static constexpr int shift_at = factor_at + Base::rows * 4;
-    static constexpr int without_at = shift_at + Base::rows * 4;
-    static constexpr int place_at = without_at + Base::rows;  // a KeyPlace
+    static constexpr int place_at = factor_at + Base::rows * 4;  // a KeyPlace
     static constexpr int mask_at = place_at + 80;
     static_assert(scale_at >= Base::query_bytes, "the out tile takes the place of what was read");
-    static_assert(2 * Base::tile_bytes >= Warps * Rotation<HeadDim>::staging_floats * 4);
 };
 
 //! [integer product]
@@ -106,21 +103,23 @@ struct KeyPlace {
 };
 static_assert(sizeof(KeyPlace) <= 80);
 
-/// \brief Starts the copy of a tile of integer keys and of their steps. There are zeros behind S.
-/// The
+/// \brief Starts the copy of `Rows` rows of `RowBytes` integers, which lie one after the other. The
 ///        work of `thread`.
-template <class Shape>
-__device__ inline void copy_integers(std::uint32_t tile, std::uint32_t scales,
-                                     const std::int8_t* key, const float* scale, unsigned thread) {
-    constexpr unsigned pieces = Shape::int8_row_bytes / 16, step = Shape::threads / pieces;  // rows
+template <int Rows, int RowBytes, int Threads>
+__device__ inline void copy_integers(std::uint32_t tile, const std::int8_t* from, unsigned thread) {
+    constexpr unsigned pieces = RowBytes / 16, step = Threads / pieces;  // rows
     static_assert(step % 8 == 0, "the swizzle repeats after 8 rows: one address serves all copies");
-    tile += swizzled<Shape::int8_row_bytes>(static_cast<int>(thread / pieces),
-                                            static_cast<int>(thread % pieces));
-    key += thread * 16;
+    tile +=
+        swizzled<RowBytes>(static_cast<int>(thread / pieces), static_cast<int>(thread % pieces));
+    from += thread * 16;
 #pragma unroll
-    for (int i = 0; i < Shape::Keys * int(pieces) / Shape::threads; ++i)
-        copy_async_16(tile + i * step * Shape::int8_row_bytes, key + i * Shape::threads * 16);
-    if (thread < Shape::Keys / 4) copy_async_16(scales + thread * 16, scale + thread * 4);
+    for (int i = 0; i < Rows * int(pieces) / Threads; ++i)
+        copy_async_16(tile + i * step * RowBytes, from + i * Threads * 16);
+}
+/// \brief The same for `Count` floats.
+template <int Count>
+__device__ inline void copy_floats(std::uint32_t to, const float* from, unsigned thread) {
+    if (thread < Count / 4) copy_async_16(to + thread * 16, from + thread * 4);
 }
 
 /// \brief Where this lane reads the fragments of its warp's query rows, and of a key tile.
@@ -147,7 +146,7 @@ template <class Shape>
 using Int8Rows = WarpRows<typename Shape::Base, true>;
 
 /// \brief Marks the lane's rows that the fused exponent cannot take, among those without integers.
-/// \return is there one?
+/// \param without  (rows), or null \return is there one?
 template <class Shape, class Unit>
 __device__ inline bool mark_beyond_fused(const Int8Rows<Shape>& rows, const Unit& unit,
                                          std::uint8_t* without, int warp, int lane) {
@@ -157,7 +156,8 @@ __device__ inline bool mark_beyond_fused(const Int8Rows<Shape>& rows, const Unit
 #pragma unroll
         for (int half = 0; half < 2; ++half)
             if (rows.beyond_fused(m, half, of_row(unit, m, half))) {
-                without[warp * Shape::warp_rows + m * 16 + half * 8 + lane / 4] = 1;
+                if (without != nullptr)
+                    without[warp * Shape::warp_rows + m * 16 + half * 8 + lane / 4] = 1;
                 any = true;
             }
     return any;

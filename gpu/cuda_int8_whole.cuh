@@ -104,15 +104,14 @@ __device__ inline float round_row(float (&x)[HeadDim], float factor, float sign,
     return quantizer.scale;
 }
 
-/// \brief `quantize_queries` for whole rows. \param staging  (StageBytes), free after `between()`
-/// \param staged   the rows are there already: StageBytes hold them all
-/// \param between  called by all threads once the rows are in registers
-template <class T, int HeadDim, int Rows, int Threads, int StageBytes, class Tile, class Between>
+/// \brief `quantize_queries` for whole rows. \param staging  (StageBytes), free for `tile` when a
+/// row
+///        is rounded \param staged  the rows are there already: StageBytes hold them all
+template <class T, int HeadDim, int Rows, int Threads, int StageBytes, class Tile>
 __device__ inline void quantize_whole_queries(const Problem& p, Index b, Index h, Index first_row,
                                               float unit, float sign, const float* mean,
                                               Tile&& tile, const QueryScales& to,
-                                              unsigned char* staging, bool staged,
-                                              Between&& between) {
+                                              unsigned char* staging, bool staged) {
     using Staged = StagedRows<T, HeadDim>;
     constexpr int at_once =
         StageBytes / Staged::row_bytes < Rows ? StageBytes / Staged::row_bytes : Rows;
@@ -134,7 +133,6 @@ __device__ inline void quantize_whole_queries(const Problem& p, Index b, Index h
         if (row / at_once == part) Staged::read(x, staging, row % at_once);
         __syncthreads();  // the rows have been read
     }
-    between();
     if (row >= Rows) return;
 
     float dot = 0;

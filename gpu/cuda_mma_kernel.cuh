@@ -123,7 +123,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             typename Rows::Scores score;
             typename Rows::Weights weights;
             Rows::multiply(score, fragments, key_lane + stage * Shape::tile_bytes);
-            if (masking != Masking::none && (class_of(j) & some_hidden))
+            // Dense tiles are asked for a mask they always have: without a branch here, ptxas loads
+            // the mask while the product still needs all registers.
+            if (masking != Masking::none && (masking == Masking::bits || p.mask != nullptr) &&
+                (class_of(j) & some_hidden))
                 Mask::apply(score, shared + (mask_tile - query_tile), warp, p.scale);
             if (masking != Masking::none) {
                 __syncwarp();  // the warp's lanes have read its mask rows: the next may come

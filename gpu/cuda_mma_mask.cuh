@@ -113,6 +113,41 @@ struct MaskTile {
     template <class Scores, class Scale>
     static __device__ void apply(Scores& score, const unsigned char* tile, int warp,
                                  const Scale& scale) {
+        if constexpr (masking == Masking::additive && element_bytes == 2)
+            add_pairs(score, tile, warp, scale);
+        else
+            apply_elements(score, tile, warp, scale);
+    }
+
+  private:
+    /// \brief Additive masks of 16 bits: `ldmatrix` deals elements out as the C fragment has them.
+    template <class Scores, class Scale>
+    static __device__ void add_pairs(Scores& score, const unsigned char* tile, int warp,
+                                     const Scale& scale) {
+        const int lane = fresh_lane();
+        const std::uint32_t own =
+            shared_address(tile) +
+            swizzled<row_bytes>(warp * Shape::warp_rows + a_lane_row(lane), a_lane_piece(lane));
+#pragma unroll
+        for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+            for (int n = 0; n < Shape::Keys / 16; ++n) {
+                std::uint32_t two[4];  // rows g, g + 8 of score tile 2 n, then of 2 n + 1
+                load_matrices(two, (own ^ (n * 32)) + m * 16 * row_bytes);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    float* pair = &score[m][2 * n + i / 2][i % 2 * 2];
+                    const float own_scale = of_row(scale, m, i % 2);
+                    // A hidden key's NaN or infinity stays: see the second pass.
+                    pair[0] = fmaf(pair[0], own_scale, low_float<Element>(two[i]));
+                    pair[1] = fmaf(pair[1], own_scale, high_float<Element>(two[i]));
+                }
+            }
+    }
+
+    template <class Scores, class Scale>
+    static __device__ void apply_elements(Scores& score, const unsigned char* tile, int warp,
+                                          const Scale& scale) {
         const int lane = fresh_lane(), g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int m = 0; m < Shape::MTiles; ++m)
@@ -133,11 +168,13 @@ struct MaskTile {
                         if ((word & 2 * first) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
                     }
                 } else if constexpr (dense) {
+                    const int first = 2 * t * element_bytes;  // byte of the row
+                    const std::uint32_t own = at(row, first / 16) + first % 16;
 #pragma unroll
                     for (int n = 0; n < Shape::Keys / 8; ++n) {
-                        const int byte = (8 * n + 2 * t) * element_bytes;
-                        const auto* two =
-                            reinterpret_cast<const Element*>(tile + at(row, byte / 16) + byte % 16);
+                        const int further = 8 * n * element_bytes;
+                        const auto* two = reinterpret_cast<const Element*>(
+                            tile + (own ^ (further / 16 * 16)) + further % 16);
                         float* pair = &score[m][n][2 * half];
 #pragma unroll
                         for (int i = 0; i < 2; ++i) {

@@ -15,6 +15,8 @@
 
 #include <math_constants.h>
 
+#include <limits>
+
 namespace attn::gpu {
 
 /// \brief Sizes of a kernel. HeadDim is E and Ev rounded up.
@@ -134,11 +136,15 @@ struct WarpRows {
 
     static constexpr float log2_e = 1.44269504f, ln_2 = 0.69314718f;
     static constexpr float fused_largest = 0x1p22f;
+    /// Maximum of a row that has seen no key. Lower than any score, and finite where that saves
+    /// `weigh` a question: -inf less this is still -inf.
+    static constexpr float lowest =
+        Fused ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::lowest();
 
     __device__ void clear() {
 #pragma unroll
         for (int m = 0; m < MT; ++m) {
-            max[m][0] = max[m][1] = -CUDART_INF_F;
+            max[m][0] = max[m][1] = lowest;
             sum[m][0] = sum[m][1] = 0;
 #pragma unroll
             for (int n = 0; n < NO; ++n)
@@ -225,7 +231,7 @@ struct WarpRows {
     }
     /// \brief Is the row's maximum too far from 0 for `Fused`?
     __device__ bool beyond_fused(int m, int half, float unit) const {
-        return fabsf(max[m][half] * unit) > fused_largest && max[m][half] != -CUDART_INF_F;
+        return fabsf(max[m][half] * unit) > fused_largest && max[m][half] != lowest;
     }
 
     /// \brief Scores become weights; their sum is of the unrounded ones.
@@ -237,7 +243,7 @@ struct WarpRows {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const float own = of_row(unit, m, half);
-                const float most = max[m][half] == -CUDART_INF_F ? 0.0f : max[m][half];
+                const float most = Fused && max[m][half] == lowest ? 0.0f : max[m][half];
                 const float top = Fused ? __fmul_rn(most, own) : most;
 #pragma unroll
                 for (int n = 0; n < NS; ++n) {

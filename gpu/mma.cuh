@@ -133,6 +133,20 @@ __device__ inline float to_float(float16 x) {
     return y;
 }
 
+/// \brief The elements that `pack` packed.
+template <class T>
+__device__ inline float low_float(std::uint32_t packed) {
+    if constexpr (dtype_of<T> == DType::bfloat16) return __uint_as_float(packed << 16);
+    float16 low;
+    low.bits = static_cast<std::uint16_t>(packed);
+    return to_float(low);
+}
+template <class T>
+__device__ inline float high_float(std::uint32_t packed) {
+    if constexpr (dtype_of<T> == DType::bfloat16) return __uint_as_float(packed & 0xffff0000u);
+    return low_float<T>(packed >> 16);
+}
+
 /// \brief 2^x within 2 ulp; results below 2^-126 are 0, -inf gives 0, NaN stays NaN.
 __device__ inline float exp2_fast(float x) {
     float y;

@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(128)
         return reinterpret_cast<uint4*>(integers + row * HeadDim + piece * 16);
     };
     quantize_whole_queries<T, HeadDim, 64, 128, staging_bytes>(p, 0, 0, 0, unit, sign, mean, tile,
-                                                               scales, staging, false, [] {});
+                                                               scales, staging, false);
 }
 
 template <class T, int HeadDim>
