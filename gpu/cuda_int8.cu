@@ -9,10 +9,10 @@
 ///
 /// | problem                                             | kernels                             |
 /// |-----------------------------------------------------|-------------------------------------|
-/// | few keys and queries                                | fused kernel                        |
+/// | few keys and queries, E = 64 or 128                 | fused kernel                        |
 /// | others                                              | pre-pass, main, second pass         |
 /// | max_relative_error: heads that exceed it            | and those of `cuda_mma`             |
-/// | &#124;scale&#124; above 2^40: factors may overflow  | `cuda_mma` alone                    |
+/// | no keys, or &#124;scale&#124; above 2^40            | `cuda_mma` alone                    |
 ///
 /// Values of bfloat16 and float32 go through bfloat16 products, which keep the range of float32;
 /// those of float16 through float16. Limits: E and Ev up to 256. Short queries (decoding) are
@@ -54,13 +54,12 @@ struct Plan {
     gpu::Pieces pieces;
 
     explicit Plan(const Problem& p) {
-        exact = !(std::abs(p.scale) <= static_cast<double>(quantizable_largest));
-        limited = !exact && p.S > 0 && p.max_relative_error > 0;
+        exact = p.S == 0 || !(std::abs(p.scale) <= static_cast<double>(quantizable_largest));
+        limited = !exact && p.max_relative_error > 0;
         if (exact || limited) mma = pieces.take(Saturating{gpu::mma_workspace_bytes(p)});
         if (exact) return;
         value_columns = gpu::round_up(p.Ev, 8);
-        // Without keys there is nothing to prepare.
-        fused = p.S == 0 || (!limited && p.L <= most_fused_rows && gpu::fits_int8_fused(p));
+        fused = !limited && p.L <= most_fused_rows && gpu::fits_int8_fused(p);
         if (fused) return;
         mask = gpu::MaskPlan(p, pieces);
         if (p.dtype == DType::float32 || value_columns != p.Ev || !gpu::wide(p.value))
@@ -156,7 +155,7 @@ void run_on_device(const Problem& p) {
 
 std::string variant(const Problem& p) {
     const Plan plan(p);
-    if (plan.exact) return "cuda_mma: the scale is too large for integers";
+    if (plan.exact) return p.S == 0 ? "cuda_mma: no keys" : "cuda_mma: too large a scale";
     std::string text = plan.fused ? "fused" : "pre-pass over K";
     if (plan.mask.masking == gpu::Masking::bits) text += ", mask as bits";
     if (plan.mask.masking == gpu::Masking::bytes) text += ", mask as bytes";

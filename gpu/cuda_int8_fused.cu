@@ -16,6 +16,7 @@
 ///
 /// The integers are those of the pre-pass, bit for bit: the functions are the same.
 #include "cuda_int8_kernel.cuh"
+#include "cuda_mma_plan.hpp"
 #include "device.hpp"
 
 namespace attn::gpu {
@@ -38,7 +39,6 @@ struct FusedShape : MmaShape<T, HeadDim, 4, 1, 64, false> {
     static constexpr int mean_at = without_at + Base::rows;
     static constexpr int key_at = (mean_at + HeadDim * 4 + 1023) / 1024 * 1024;
     static_assert(value_at + 2 * Base::tile_bytes >= Base::query_bytes, "the out tile fits");
-    static_assert(Base::tile_bytes >= 4 * Rotation<HeadDim>::staging_floats * 4);
 
     static constexpr ATTN_HD int scale_at(int blocks) { return key_at + blocks * int8_tile_bytes; }
     static constexpr ATTN_HD int sums_at(int blocks) { return scale_at(blocks) + blocks * 256; }
@@ -50,8 +50,7 @@ struct FusedShape : MmaShape<T, HeadDim, 4, 1, 64, false> {
                1024;
     }
     static constexpr int shared_bytes(int blocks, int element_bytes) {
-        return staging_at(blocks) +
-               (HeadDim <= 128 ? (staged_keys + Base::rows) * HeadDim * element_bytes : 0);
+        return staging_at(blocks) + (staged_keys + Base::rows) * HeadDim * element_bytes;
     }
 };
 
@@ -80,17 +79,16 @@ __device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool 
     }
 }
 
-/// \brief Quantizes the block's queries into the query tile; the dtype is the caller's.
-/// \param mean  (HeadDim) of K \param staging  whole rows lie there; for others, room to rotate
+/// \brief Quantizes the block's queries, which lie in `staging`, into the query tile.
+/// \param mean  (HeadDim) of K
 /// \tparam natural  the kernel adds a mask before it turns to units of log 2
-template <class Shape, bool natural>
+template <class From, class Shape, bool natural>
 __device__ __forceinline__ void round_queries(const Int8Problem& p, Index b, Index h,
                                               Index first_row, const float* mean,
                                               unsigned char* shared, unsigned char* staging) {
-    using T = typename Shape::Element;
     constexpr int HD = Shape::HeadDim;
     const auto tile = [&](int row, int piece) {
-        return reinterpret_cast<uint4*>(shared + swizzled<Shape::int8_row_bytes>(row, piece));
+        return reinterpret_cast<uint4*>(shared + swizzled<HD>(row, piece));
     };
     const QueryScales scales{reinterpret_cast<float*>(shared + Shape::factor_at),
                              reinterpret_cast<float*>(shared + Shape::shift_at),
@@ -98,23 +96,8 @@ __device__ __forceinline__ void round_queries(const Int8Problem& p, Index b, Ind
     const ScaleOf scale(p.problem);
     const float unit = natural ? scale.size : scale.size * WarpRows<typename Shape::Base>::log2_e;
     if (p.problem.logsumexp.absent()) mean = nullptr;  // no shift is asked for
-    const auto round = [&]<class From>(From) {
-        if constexpr (HD <= 128) {
-            if (is_whole<HD>(p.problem.E, p.wide_query))
-                return quantize_whole_queries<From, HD, Shape::rows, Shape::threads,
-                                              Shape::rows * HD * 4>(p.problem, b, h, first_row,
-                                                                    unit, scale.sign, mean, tile,
-                                                                    scales, staging, true);
-        }
-        quantize_queries<From, HD, Shape::rows, Shape::threads>(
-            p.problem, b, h, first_row, unit, scale.sign, p.wide_query, mean, tile, scales,
-            reinterpret_cast<float*>(staging));
-        __syncthreads();  // the staging place has been read
-    };
-    if (p.problem.dtype == DType::float32)
-        round(float{});
-    else
-        round(T{});
+    quantize_whole_queries<From, HD, Shape::rows, Shape::threads, Shape::rows * HD * 4>(
+        p.problem, b, h, first_row, unit, scale.sign, mean, tile, scales, staging, true);
 }
 
 /// \brief Has a row of this thread's number no integers?
@@ -189,10 +172,12 @@ __device__ void prepare_whole_keys(const Int8Problem& p, Index b, Index h, Index
 }
 
 //! [fused]
-template <class T, int HeadDim, bool masked>
+template <class From, int HeadDim, bool masked>
 __global__ void __launch_bounds__(128)
     int8_fused_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
+    using T = std::conditional_t<std::is_same_v<From, float>, bfloat16, From>;  // of P V
     using Shape = FusedShape<T, HeadDim>;
+    using Staged = StagedRows<From, HeadDim>;
     using Rows = Int8Rows<Shape>;
     constexpr int HD = HeadDim, KT = Shape::Keys;
     extern __shared__ __align__(1024) unsigned char shared[];
@@ -208,10 +193,8 @@ __global__ void __launch_bounds__(128)
     float* const scale = reinterpret_cast<float*>(shared + Shape::scale_at(blocks));
     float* const sums = reinterpret_cast<float*>(shared + Shape::sums_at(blocks));
     auto* const found = reinterpret_cast<KeyBlock*>(shared + Shape::found_at(blocks));
-    unsigned char* const second_values = shared + Shape::value_at + Shape::tile_bytes;
     unsigned char* const key_staging = shared + Shape::staging_at(blocks);
-    const int element_bytes = problem.dtype == DType::float32 ? 4 : 2;
-    unsigned char* const query_staging = key_staging + staged_keys * HD * element_bytes;
+    unsigned char* const query_staging = key_staging + staged_keys * Staged::row_bytes;
 
     const int tiles = static_cast<int>(
         (problem.visible(first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1) + KT -
@@ -221,70 +204,30 @@ __global__ void __launch_bounds__(128)
     const auto copy_values = [&](int j) {
         const Index at = static_cast<Index>(j) * KT;
         const int to = Shape::value_at + j % 2 * Shape::tile_bytes;
-        if (problem.dtype == DType::float32)
-            fill_values<Shape, float>(problem, b, hk, at, p.wide_value, shared + to);
-        else if (p.wide_value)
+        if (!std::is_same_v<From, float> && p.wide_value)
             copy_tile<KT, HD, Shape::threads>(base + to, p.value + p.value_stride(b, hk, at),
                                               p.value_stride.row, problem.S - at, p.value_columns,
                                               threadIdx.x);
         else
-            fill_values<Shape, T>(problem, b, hk, at, false, shared + to);
-    };
-    const bool whole_keys = is_whole<HD>(problem.E, p.wide_key);
-    const bool whole_queries = is_whole<HD>(problem.E, p.wide_query);
-    const auto by_element = [&](auto&& f) {
-        if (problem.dtype == DType::float32) return f(float{});
-        f(T{});
+            fill_values<Shape, From>(problem, b, hk, at, p.wide_value, shared + to);
     };
     // All that is read for the first time is on its way at once.
-    if (tiles > 0 && problem.dtype != DType::float32) copy_values(0);
-    if constexpr (HD <= 128)
-        by_element([&]<class From>(From) {
-            using Staged = StagedRows<From, HD>;
-            const auto rows = [&](const TensorView& view, Index head, Index first) {
-                return static_cast<const From*>(view.data) + b * view.stride[0] +
-                       head * view.stride[1] + first * view.stride[2];
-            };
-            const int thread = static_cast<int>(threadIdx.x);
-            if (whole_keys && blocks * 64 <= staged_keys)
-                Staged::template copy<staged_keys, Shape::threads>(
-                    shared_address(key_staging), rows(problem.key, hk, 0), problem.key.stride[2],
-                    problem.S, thread);
-            if (whole_queries)
-                Staged::template copy<Shape::rows, Shape::threads>(
-                    shared_address(query_staging), rows(problem.query, h, first_row),
-                    problem.query.stride[2], rows_left, thread);
-        });
+    const auto rows_of = [&](const TensorView& view, Index head, Index first) {
+        return static_cast<const From*>(view.data) + b * view.stride[0] + head * view.stride[1] +
+               first * view.stride[2];
+    };
+    const int thread = static_cast<int>(threadIdx.x);
+    if (blocks * 64 <= staged_keys)
+        Staged::template copy<staged_keys, Shape::threads>(
+            shared_address(key_staging), rows_of(problem.key, hk, 0), problem.key.stride[2],
+            problem.S, thread);
+    Staged::template copy<Shape::rows, Shape::threads>(shared_address(query_staging),
+                                                       rows_of(problem.query, h, first_row),
+                                                       problem.query.stride[2], rows_left, thread);
+    if (tiles > 0) copy_values(0);
     copy_async_commit();
 
-    // ---- the pre-pass, for this head alone
-    by_element([&]<class From>(From) {
-        if constexpr (HD <= 128) {
-            if (whole_keys)
-                return prepare_whole_keys<Shape, From>(p, b, h, hk, shared, key_staging, mean,
-                                                       scale, sums, found);
-        }
-        for (int block = warp; block < blocks; block += 4) {
-            const std::uint64_t seen = seen_keys(problem, b, h, block);
-            const KeyBlock bits =
-                measure_keys<From, HD>(problem, b, hk, block, seen, p.wide_key, sums + block * HD);
-            if (lane == 0) found[block] = bits;
-        }
-        __syncthreads();
-        for (int e = threadIdx.x; e < HD; e += Shape::threads)
-            mean[e] = mean_of(sums + e, HD, found, blocks);
-        __syncthreads();
-        const Rotation<HD> rotate(problem.E, Operand::key);
-        for (int block = 0; block < blocks; ++block)
-            round_keys<From, HD, KT, Shape::threads>(
-                problem, b, hk, static_cast<Index>(block) * KT, found[block], p.wide_key, mean,
-                [&](int j, int piece) {
-                    return reinterpret_cast<uint4*>(shared + Shape::key_at +
-                                                    block * Shape::int8_tile_bytes +
-                                                    swizzled<HD>(j, piece));
-                },
-                scale + block * KT, rotate, reinterpret_cast<float*>(second_values));
-    });
+    prepare_whole_keys<Shape, From>(p, b, h, hk, shared, key_staging, mean, scale, sums, found);
     bool floating = false;
     for (int block = 0; block < blocks; ++block) floating |= found[block].floating != 0;
 
@@ -296,11 +239,8 @@ __global__ void __launch_bounds__(128)
     // ---- attention; a second time, with values that are not finite read as 0, if it must be
     bool second = false;
     for (;; second = true) {
-        copy_async_wait<0>();
-        __syncthreads();  // staged queries have arrived
-        round_queries<Shape, masked>(p, b, h, first_row, mean, shared,
-                                     whole_queries ? query_staging : second_values);
-        if (tiles > 0 && (second || problem.dtype == DType::float32)) copy_values(0);
+        round_queries<From, Shape, masked>(p, b, h, first_row, mean, shared, query_staging);
+        if (tiles > 0 && second) copy_values(0);
         copy_async_commit();
         copy_async_wait<0>();
         __syncthreads();
@@ -360,59 +300,48 @@ __global__ void __launch_bounds__(128)
         if (i >= problem.L) break;
         const bool always = shared[Shape::without_at + warp * Shape::warp_rows + row] != 0 ||
                             (floating && meets_floating(problem, b, h, i, found, blocks));
-        if (problem.dtype == DType::float32)
-            careful_row<float>(problem, b, h, i, 0, 256, always);
-        else
-            careful_row<T>(problem, b, h, i, 0, 256, always);
+        careful_row<From>(problem, b, h, i, 0, 256, always);
     }
 }
 
-template <class T, int HeadDim>
+template <class From, int HeadDim>
 void launch_masked(const Int8Problem& p, cudaStream_t stream) {
-    using Shape = FusedShape<T, HeadDim>;
+    using Shape = FusedShape<float16, HeadDim>;
     const Index blocks = p.query_tiles * p.problem.B * p.problem.Hq;
-    const int shared_bytes = Shape::shared_bytes(static_cast<int>(p.keys.blocks),
-                                                 p.problem.dtype == DType::float32 ? 4 : 2);
+    const int bytes = Shape::shared_bytes(static_cast<int>(p.keys.blocks), sizeof(From));
     if (p.problem.mask_kind == MaskKind::none)
-        launch<int8_fused_kernel<T, HeadDim, false>, most_shared_bytes>(blocks, Shape::threads,
-                                                                        shared_bytes, stream, p);
+        launch<int8_fused_kernel<From, HeadDim, false>, most_shared_bytes>(blocks, Shape::threads,
+                                                                           bytes, stream, p);
     else
-        launch<int8_fused_kernel<T, HeadDim, true>, most_shared_bytes>(blocks, Shape::threads,
-                                                                       shared_bytes, stream, p);
+        launch<int8_fused_kernel<From, HeadDim, true>, most_shared_bytes>(blocks, Shape::threads,
+                                                                          bytes, stream, p);
 }
 
-template <class T>
+template <class From>
 void launch_head_dim(const Int8Problem& p, cudaStream_t stream) {
-    switch (p.keys.head_dim) {
-        case 64:
-            return launch_masked<T, 64>(p, stream);
-        case 128:
-            return launch_masked<T, 128>(p, stream);
-        default:
-            return launch_masked<T, 256>(p, stream);
-    }
+    if (p.keys.head_dim == 64) return launch_masked<From, 64>(p, stream);
+    launch_masked<From, 128>(p, stream);
 }
 
 }  // namespace
 
 bool fits_int8_fused(const Problem& p) {
-    if (p.S > most_keys) return false;
+    const int head_dim = int8_head_dim(p);
+    if (p.S == 0 || p.S > most_keys || head_dim > 128 || p.E != head_dim || !wide(p.query) ||
+        !wide(p.key))
+        return false;
     const int blocks = static_cast<int>((p.S + 63) / 64), size = p.dtype == DType::float32 ? 4 : 2;
-    switch (int8_head_dim(p)) {
-        case 64:
-            return FusedShape<float16, 64>::shared_bytes(blocks, size) <= most_shared_bytes;
-        case 128:
-            return FusedShape<float16, 128>::shared_bytes(blocks, size) <= most_shared_bytes;
-        default:
-            return FusedShape<float16, 256>::shared_bytes(blocks, size) <= most_shared_bytes;
-    }
+    const int bytes = head_dim == 64 ? FusedShape<float16, 64>::shared_bytes(blocks, size)
+                                     : FusedShape<float16, 128>::shared_bytes(blocks, size);
+    return bytes <= most_shared_bytes;
 }
 
 void launch_int8_fused(const Int8Problem& given, cudaStream_t stream) {
     Int8Problem p = given;
     p.query_tiles = static_cast<int>((p.problem.L + 63) / 64);
     if (p.problem.dtype == DType::float16) return launch_head_dim<float16>(p, stream);
-    launch_head_dim<bfloat16>(p, stream);
+    if (p.problem.dtype == DType::bfloat16) return launch_head_dim<bfloat16>(p, stream);
+    launch_head_dim<float>(p, stream);
 }
 
 }  // namespace attn::gpu

@@ -11,7 +11,7 @@
 #include <attn/quantize.hpp>
 
 /// Registers cannot be indexed: on the device, loops over a lane's channels are written out.
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #define ATTN_UNROLL _Pragma("unroll")
 #else
 #define ATTN_UNROLL
