@@ -2,7 +2,7 @@
 /// \brief Which heads of `cuda_int8` are further off than the caller allows: the estimate of
 ///        cpu/int8_error.hpp on the device, without asking the host.
 ///
-/// Eight rows of each head are computed a second time, in float32, and compared with what the
+/// 32 rows of each head are computed a second time, in float32, and compared with what the
 /// integers gave; what a sample may miss, the few rows that one loud key half decides, is estimated
 /// from the steps of the keys. The heads that exceed the limit are marked in device memory, and the
 /// kernels of `cuda_mma`, queued next, compute those and leave the others alone.
@@ -17,7 +17,7 @@
 namespace attn::gpu {
 namespace {
 
-constexpr int sampled_rows = 8;
+constexpr int sampled_rows = 32;  // of 256, 8 were too few for heads with loud keys
 constexpr double sample_margin = 1.5;  // samples scatter
 constexpr int warps = 8, most_columns = 256, most = most_columns / 32;
 

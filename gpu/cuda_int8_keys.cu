@@ -123,9 +123,10 @@ __global__ void __launch_bounds__(threads_per_block, whole ? 5 : 1)
 //! [measure]
 
 /// Blocks begin .. end - 1 of 64 keys of head n become integers: one thread a key.
-template <int HeadDim>
+/// \param find_mean  called while the first keys are on their way
+template <int HeadDim, class FindMean>
 __device__ void round_whole_keys(const Int8Problem& p, const KeyHead& head, Index n, Index begin,
-                                 Index end, const float* mean) {
+                                 Index end, const float* mean, FindMean&& find_mean) {
     __shared__ __align__(1024) unsigned char tile[32 * 1024];
     const Problem& problem = p.problem;
     const int row = static_cast<int>(threadIdx.x);
@@ -141,6 +142,7 @@ __device__ void round_whole_keys(const Int8Problem& p, const KeyHead& head, Inde
                 shared_address(tile), key + first * problem.key.stride[2], problem.key.stride[2],
                 problem.S - first, row);
             copy_async_commit();
+            if (first == begin * 64) find_mean();
             copy_async_wait<0>();
             __syncthreads();
             const bool mine = row < rows && row < left;
@@ -186,21 +188,24 @@ __global__ void __launch_bounds__(threads_per_block, whole ? 3 : 1)
     const KeyHead head(p, n);
     const KeyBlock* block = p.keys.block + n * p.keys.blocks;
     const float* sums = p.keys.sums + n * p.keys.blocks * HeadDim;
-    for (int e = threadIdx.x; e < HeadDim; e += threads_per_block) {
-        mean[e] = mean_of(sums + e, HeadDim, block, p.keys.blocks);
-        if (begin == 0) p.keys.mean[n * HeadDim + e] = mean[e];
-    }
-    if (begin == 0) {
-        bool floating = false;
-        for (Index i = threadIdx.x; i < p.keys.blocks; i += threads_per_block)
-            floating |= block[i].floating != 0;
-        floating = __syncthreads_or(floating);
-        if (threadIdx.x == 0) p.keys.floating[n] = floating;
-    }
-    __syncthreads();
+    const auto find_mean = [&] {
+        for (int e = threadIdx.x; e < HeadDim; e += threads_per_block) {
+            mean[e] = mean_of(sums + e, HeadDim, block, p.keys.blocks);
+            if (begin == 0) p.keys.mean[n * HeadDim + e] = mean[e];
+        }
+        if (begin == 0) {
+            bool floating = false;
+            for (Index i = threadIdx.x; i < p.keys.blocks; i += threads_per_block)
+                floating |= block[i].floating != 0;
+            floating = __syncthreads_or(floating);
+            if (threadIdx.x == 0) p.keys.floating[n] = floating;
+        }
+        __syncthreads();
+    };
     if constexpr (whole) {
-        round_whole_keys<HeadDim>(p, head, n, begin, end, mean);
+        round_whole_keys<HeadDim>(p, head, n, begin, end, mean, find_mean);
     } else {
+        find_mean();
         __shared__ float staging[threads_per_block / 32 * Rotation<HeadDim>::staging_floats];
         const Rotation<HeadDim> rotate(p.problem.E, Operand::key);
         visit_element(p.problem.dtype, [&]<class T>(T) {

@@ -27,8 +27,8 @@ struct Int8Shape : MmaShape<T, HeadDim, Warps, MTiles, Keys, false> {
     static constexpr int value_at = key_at + 2 * int8_tile_bytes;
     static constexpr int scale_at = value_at + 2 * Base::tile_bytes;
     static constexpr int factor_at = scale_at + 2 * Keys * 4;
-    static constexpr int place_at = factor_at + Base::rows * 4;  // a KeyPlace
-    static constexpr int mask_at = place_at + 80;
+    static constexpr int place_at = factor_at + Base::rows * 4;        // a KeyPlace
+    static constexpr int mask_at = (place_at + 80 + 127) / 128 * 128;  // pieces by XOR
     static_assert(scale_at >= Base::query_bytes, "the out tile takes the place of what was read");
 };
 

@@ -8,9 +8,9 @@
     --test      the property tests of every GPU tier, and the tests that hold device memory
     --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty shapes
     --accuracy  cuda_int8 on every generator, with an error limit and without; its first call
-    --bench     beside torch's backends, in one process (needs torch)
-    --records   writes docs/measured/gpu_{tests,bench}_<gpu>.json, gpu_int8_<gpu>.json and
-                gpu_ptxas.json
+    --bench     beside torch's backends, in one process (needs torch); the rates of the GPU's units
+    --records   writes docs/measured/gpu_{tests,bench}_<gpu>.json, gpu_int8_<gpu>.json,
+                gpu_rates_<gpu>.json and gpu_ptxas.json
 
 A record carries the machine, the date and a hash of the sources it speaks of; ctest's "gpu record"
 shows it as passed only while that hash is the sources' and nothing in it failed.
@@ -51,7 +51,7 @@ def build(args):
         sys.exit(text[-3000:])
     code, text = command(
         ["cmake", "--build", args.build_dir, "--parallel", str(args.jobs), "--target",
-         "attn_tests", "attn_gpu_tests", "attn_door", "attn_int8_report"], args.out / "build.log")
+         "attn_tests", "attn_gpu_tests", "attn_door", "attn_int8_report", "attn_tensor_rates"], args.out / "build.log")
     if code:
         sys.exit(text[-3000:])
     return ptxas_report(text)
@@ -197,6 +197,13 @@ def main():
         if save and code == 0:
             write(args.to / f"gpu_bench_{gpu}.json", "the GPU tiers beside torch's backends",
                   json.loads(out.read_text()))
+        code, text = command([args.build_dir / "tests" / "attn_tensor_rates"],
+                             args.out / "rates.json")
+        print(text)
+        ok = ok and code == 0
+        if save and code == 0:
+            write(args.to / f"gpu_rates_{gpu}.json", "the rates of the GPU's units",
+                  json.loads(text))
     sys.exit(0 if ok else 1)
 
 
