@@ -104,8 +104,8 @@ def _with_torch_strides(like: np.ndarray, tensor: Any) -> Any:
         return tensor
     memory = tensor.new_zeros(1 + sum((n - 1) * s for n, s in zip(like.shape, steps)))
     view = memory.as_strided(like.shape, steps)
-    for index in np.ndindex(*[1 if s == 0 else n for n, s in zip(like.shape, steps)]):
-        view[index] = tensor[index]
+    once = tuple(slice(0, 1) if s == 0 else slice(None) for s in steps)  # an axis that repeats
+    view[once] = tensor[once]
     return view
 
 
