@@ -17,7 +17,9 @@ import pytest
 onnx = pytest.importorskip("onnx", minversion="1.23", reason="onnx is not installed")
 
 RECORD = Path(__file__).parents[2] / "docs" / "reports" / "onnx-attention.md"
-TIERS = [t.name for t in al.tiers() if t.available and t.device == "cpu" and not t.quantized]
+EXACT = [t for t in al.tiers() if t.available and not t.quantized]
+TIERS = [t.name for t in EXACT if t.device == "cpu"]
+GPU_TIERS = [t.name for t in EXACT if t.device == "gpu"]  # tested as well, and not in the record
 
 from attention_ladder.plugins.onnx import AttentionBackend, why_not  # noqa: E402
 from onnx.backend.test import BackendTest  # noqa: E402
@@ -46,7 +48,7 @@ def cases():
 
 REASONS = {name: why_not(model) for name, model in cases().items()}
 CLASSES = {}
-for _tier in TIERS:
+for _tier in TIERS + GPU_TIERS:
     # Upstream's classes hold the tests of all operators; these hold those of ours that can run.
     _methods = {
         f"{name}_cpu": getattr(_case, f"{name}_cpu")
@@ -103,7 +105,7 @@ def record() -> str:
 
 
 def test_upstreams_tests_are_here():
-    assert set(CLASSES) == set(TIERS)
+    assert set(CLASSES) == {*TIERS, *GPU_TIERS}
     for tests in CLASSES.values():
         names = {n.removesuffix("_cpu") for n in dir(tests) if n.startswith("test_attention_")}
         assert names == {name for name, reason in REASONS.items() if not reason}

@@ -14,10 +14,7 @@ torchs_own = torch._C._nn.scaled_dot_product_attention
 Q = (2, 4, 5, 8)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(3)
+pytestmark = pytest.mark.usefixtures("tensors_on_device")
 
 
 def tensors(*shapes):
