@@ -303,7 +303,9 @@ def arguments(
 def _stream(address: int, device: torch.device) -> torch.cuda.Stream:
     if address == 0:  # which ExternalStream takes for a wish for a new one
         return torch.cuda.default_stream(device)
-    return torch.cuda.ExternalStream(address, device=device)
+    external: Any = torch.cuda.ExternalStream  # torch gives it no types
+    stream: torch.cuda.Stream = external(address, device=device)
+    return stream
 
 
 def _capsule(tensor: torch.Tensor) -> Any:
