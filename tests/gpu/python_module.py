@@ -4,6 +4,7 @@ Builds and installs it as a user would, by pip, in the build folder of the other
 need no second compilation; then runs what a GPU can say about it, and returns the record.
 """
 import collections
+import concurrent.futures
 import json
 import os
 import re
@@ -30,19 +31,23 @@ def run(args, command, reports):
             installed += ["-C", f"cmake.define.{name}={value}"]
         installed += ["."]
     code, text = command(installed, args.out / "python_build.log",
-                         CMAKE_BUILD_PARALLEL_LEVEL=str(args.jobs))
+                         CMAKE_BUILD_PARALLEL_LEVEL=str(args.jobs), **generator(args.build_dir))
     if code:
         sys.exit(text[-3000:])
     environment = dict(PYTHONPATH=path_with(site), OMP_NUM_THREADS="4", HF_HUB_OFFLINE="1",
                        TOKENIZERS_PARALLELISM="false", XLA_PYTHON_CLIENT_PREALLOCATE="false")
 
     junit = args.out / "python.xml"
-    results = [command([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cuda",
-                        f"--junitxml={junit}", "tests/python"],
-                       args.out / "python_tests.log", **environment)]
     report = [sys.executable, "tests/python/write_reports.py"]
     where = ["--device", "cuda", "--to", reports]
-    results.append(command(report + ["judge", *where], args.out / "python_judge.log", **environment))
+    commands = {
+        "python_tests.log": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cuda",
+                             "--durations=15", f"--junitxml={junit}", "tests/python"],
+        "python_judge.log": report + ["judge", *where],
+    }
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # neither is timed
+        results = list(pool.map(lambda c: command(c[1], args.out / c[0], **environment),
+                                commands.items()))
     for code, text in results:
         print(text[-5000:])
     record = dict(green=all(code == 0 for code, _ in results), versions=versions(),
@@ -59,6 +64,14 @@ def run(args, command, reports):
 
 def path_with(site):
     return os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
+
+
+def generator(build_dir):
+    """What the build folder was made for: Ninja or make."""
+    cache = build_dir / "CMakeCache.txt"
+    found = re.search(r"^CMAKE_GENERATOR:INTERNAL=(.*)$", cache.read_text() if cache.exists() else "",
+                      re.M)
+    return dict(CMAKE_GENERATOR=found[1]) if found else {}
 
 
 def versions():

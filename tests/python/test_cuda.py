@@ -116,7 +116,7 @@ def test_nothing_is_copied(torch, tier):
     torch.cuda.synchronize()
     assert torch.cuda.max_memory_allocated() == ours
     # The library's pool keeps what it once had: a copy would still be there.
-    assert free - torch.cuda.mem_get_info()[0] < 2**28
+    assert free - torch.cuda.mem_get_info()[0] < 2**30
 
 
 def test_tensors_on_different_devices_are_refused_by_name(torch):

@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -65,34 +67,38 @@ def available(device: str) -> list[al.Tier]:
     return [t for t in al.tiers() if t.available and t.device == kind]
 
 
-def write_judge(device: str, to: Path) -> dict[str, Any]:
-    """Judges each function; returns the summaries."""
+def write_judge(device: str, to: Path) -> None:
+    functions = gpu_functions() if device == "cuda" else CPU_FUNCTIONS
+    workers = min(8, os.cpu_count() or 1) if device == "cuda" else 1
+    fresh = multiprocessing.get_context("spawn")  # a GPU does not survive a fork
+    with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
+        for line in pool.map(judge_one, *zip(*functions), [device] * 99, [to] * 99):
+            print(line, flush=True)
+
+
+def judge_one(name: str, dtype: str, weight_error: float, device: str, to: Path) -> str:
+    """Writes one function's report; returns its summary."""
     from attention_ladder._judge.function import resolve
 
     torch.set_num_threads(1)
-    summaries = {}
-    for name, dtype, weight_error in gpu_functions() if device == "cuda" else CPU_FUNCTIONS:
-        begin = time.perf_counter()
-        report = al.judge(
-            resolve(name),
-            name=name,
-            arrays="torch",
-            dtype=dtype,
-            device=device,
-            weight_error=weight_error,
-        )
-        report.machine = name_of(device)
-        of = name.replace(":", "-")
-        if device == "cuda":
-            of = of.replace("torch-", "torch-cuda-") + f"-{dtype}"
-        stem = to / f"judge-{of}"
-        stem.with_suffix(".txt").write_text(str(report) + "\n")
-        stem.with_suffix(".json").write_text(report.to_json() + "\n")
-        stem.with_suffix(".html").write_text(report.to_html())
-        verdicts = [f.verdict for f in report.findings]
-        summaries[stem.name] = {v: verdicts.count(v) for v in sorted(set(verdicts))}
-        print(f"{report.summary()} ({time.perf_counter() - begin:.1f} s)", flush=True)
-    return summaries
+    begin = time.perf_counter()
+    report = al.judge(
+        resolve(name),
+        name=name,
+        arrays="torch",
+        dtype=dtype,
+        device=device,
+        weight_error=weight_error,
+    )
+    report.machine = name_of(device)
+    of = name.replace(":", "-")
+    if device == "cuda":
+        of = of.replace("torch-", "torch-cuda-") + f"-{dtype}"
+    stem = to / f"judge-{of}"
+    stem.with_suffix(".txt").write_text(str(report) + "\n")
+    stem.with_suffix(".json").write_text(report.to_json() + "\n")
+    stem.with_suffix(".html").write_text(report.to_html())
+    return f"{report.summary()} ({time.perf_counter() - begin:.1f} s)"
 
 
 def name_of(device: str) -> str:
