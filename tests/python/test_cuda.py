@@ -5,6 +5,10 @@ What must hold on every device is in the other files, whose tests of torch tenso
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import attention_ladder as al
 import numpy as np
 import pytest
@@ -301,3 +305,23 @@ def test_the_judge_passes_each_tier_on_cuda_tensors(torch, tier):
         properties=["formula", "strides_do_not_matter", "rows_without_keys_are_zero"],
     )
     assert report.ok and all(f.verdict == "pass" for f in report.findings), str(report)
+
+
+def test_the_judge_tells_of_a_function_that_breaks_the_gpu(torch, tmp_path):
+    """In a process of its own, for which the GPU is lost then."""
+    (tmp_path / "breaking.py").write_text(
+        "import torch\n"
+        "def attend(query, key, value, **options):\n"
+        "    return query[torch.tensor([99], device='cuda')]\n"
+    )
+    command = [sys.executable, "-m", "attention_ladder", "judge", "breaking:attend"]
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [*command, "--arrays", "torch", "--device", "cuda"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "1 fail; stopped at formula" in done.stdout
+    assert "the GPU answers no more: CUDA error" in done.stdout

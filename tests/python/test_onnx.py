@@ -48,10 +48,22 @@ def cases():
 
 REASONS = {name: why_not(model) for name, model in cases().items()}
 CLASSES = {}
+
+
+def too_narrow(tier, name):
+    """Why a case asks for more than the tier states; empty when it does not."""
+    own = al.find_tier(tier).weight_error_f16
+    if "fp16" in name and own + 2**-11 > 1e-3:  # both sides are rounded to float16
+        return f"{tier} states an error of {own:.2g} in float16, and a case allows 1e-3 with rounding"
+    return ""
+
+
 for _tier in TIERS + GPU_TIERS:
     # Upstream's classes hold the tests of all operators; these hold those of ours that can run.
     _methods = {
-        f"{name}_cpu": getattr(_case, f"{name}_cpu")
+        f"{name}_cpu": unittest.skipIf(too_narrow(_tier, name), too_narrow(_tier, name))(
+            getattr(_case, f"{name}_cpu")
+        )
         for _case in upstream(_tier).test_cases.values()
         for name, reason in REASONS.items()
         if not reason and hasattr(_case, f"{name}_cpu")

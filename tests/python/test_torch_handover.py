@@ -31,7 +31,8 @@ def call_with_gradient():
 def call_with_mask_gradient():
     q, k, v = tensors(Q, Q, Q)
     mask = torch.zeros(5, 5, requires_grad=True)
-    attend(q, k, v, mask).sum().backward()
+    with sdpa_kernel(SDPBackend.MATH):  # torch 2.11's CUDA kernel cannot: "LSE is not aligned"
+        attend(q, k, v, mask).sum().backward()
     assert mask.grad is not None
 
 

@@ -11,20 +11,23 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import date
+from functools import partial
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import attention_ladder as al
 import torch
+from attention_ladder._judge.function import resolve
+from attention_ladder._judge.properties import PROPERTIES
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests" / "bench")]
@@ -70,27 +73,24 @@ def available(device: str) -> list[al.Tier]:
 def write_judge(device: str, to: Path) -> None:
     functions = gpu_functions() if device == "cuda" else CPU_FUNCTIONS
     workers = min(8, os.cpu_count() or 1) if device == "cuda" else 1
-    fresh = multiprocessing.get_context("spawn")  # a GPU does not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
-        for line in pool.map(judge_one, *zip(*functions), [device] * 99, [to] * 99):
+    with ThreadPoolExecutor(workers) as pool:
+        for line in pool.map(lambda function: judge_one(*function, device, to), functions):
             print(line, flush=True)
 
 
 def judge_one(name: str, dtype: str, weight_error: float, device: str, to: Path) -> str:
-    """Writes one function's report; returns its summary."""
-    from attention_ladder._judge.function import resolve
-
-    torch.set_num_threads(1)
+    """Writes one function's report; returns its summary. A function that breaks the GPU for its
+    process is examined further in a new one."""
     begin = time.perf_counter()
-    report = al.judge(
-        resolve(name),
-        name=name,
-        arrays="torch",
-        dtype=dtype,
-        device=device,
-        weight_error=weight_error,
-    )
-    report.machine = name_of(device)
+    remaining, parts = [p.name for p in PROPERTIES], []
+    while remaining:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            part = process.submit(examine, name, dtype, weight_error, device, remaining).result()
+        parts.append(part)
+        remaining = remaining[len(part.findings) :]
+    report = parts[0]
+    report.findings = [finding for part in parts for finding in part.findings]
+    report.stopped_at, report.machine = "", name_of(device)
     of = name.replace(":", "-")
     if device == "cuda":
         of = of.replace("torch-", "torch-cuda-") + f"-{dtype}"
@@ -98,7 +98,22 @@ def judge_one(name: str, dtype: str, weight_error: float, device: str, to: Path)
     stem.with_suffix(".txt").write_text(str(report) + "\n")
     stem.with_suffix(".json").write_text(report.to_json() + "\n")
     stem.with_suffix(".html").write_text(report.to_html())
-    return f"{report.summary()} ({time.perf_counter() - begin:.1f} s)"
+    return f"{report.summary()} ({len(parts)} processes, {time.perf_counter() - begin:.1f} s)"
+
+
+def examine(
+    name: str, dtype: str, weight_error: float, device: str, properties: list[str]
+) -> al.Report:
+    torch.set_num_threads(1)
+    return al.judge(
+        resolve(name),
+        name=name,
+        arrays="torch",
+        dtype=dtype,
+        device=device,
+        weight_error=weight_error,
+        properties=properties,
+    )
 
 
 def name_of(device: str) -> str:
@@ -135,17 +150,17 @@ def write_model(device: str, to: Path) -> dict[str, Any]:
         "batches of 20": [encoder.tokens(texts[i : i + 20]) for i in range(0, 200, 60)],
     }
     tiers = [t.name for t in available(device) if "float32" in t.dtypes]
+    F, torchs_own = torch.nn.functional, torch.nn.functional.scaled_dot_product_attention
 
     def seconds(tier: str | None, inputs: list) -> float:
+        if tier is not None:  # the drop-in's one line
+            F.scaled_dot_product_attention = partial(al.scaled_dot_product_attention, tier=tier)
         begin = time.perf_counter()
         for tokens in inputs:
-            if tier is None:
-                encoder.embed(tokens)
-            else:
-                with al.attention(tier=tier):
-                    encoder.embed(tokens)
+            encoder.embed(tokens)
         if device == "cuda":
             torch.cuda.synchronize()
+        F.scaled_dot_product_attention = torchs_own
         return (time.perf_counter() - begin) / sum(t["input_ids"].shape[0] for t in inputs)
 
     want = encoder.embed_all(texts)
