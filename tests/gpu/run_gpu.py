@@ -9,8 +9,11 @@
     --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty shapes
     --accuracy  cuda_int8 on every generator, with an error limit and without; its first call
     --bench     beside torch's backends, in one process (needs torch); the rates of the GPU's units
-    --records   writes docs/measured/gpu_{tests,bench}_<gpu>.json, gpu_int8_<gpu>.json,
-                gpu_rates_<gpu>.json and gpu_ptxas.json
+    --python    the Python module with its GPU tiers: its tests on CUDA tensors, torch's backends and
+                our tiers judged, a real model (needs torch; uses what is there of CuPy, JAX, ...)
+    --records   writes docs/measured/gpu_{tests,bench,python,int8,rates}_<gpu>.json and
+                gpu_ptxas.json; of the Python module also
+                docs/reports/{judge-*cuda*,model-minilm-cuda.json}
 
 A record carries the machine, the date and a hash of the sources it speaks of; ctest's "gpu record"
 shows it as passed only while that hash is the sources' and nothing in it failed.
@@ -28,6 +31,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from check_spills import spilling  # noqa: E402
+import python_module  # noqa: E402
 from source_hash import ROOT, source_hash  # noqa: E402
 
 TIERS = ["cuda_simple", "cuda_fused", "cuda_mma", "cuda_int8"]
@@ -134,7 +138,7 @@ def write(path, what, content):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("build", "test", "sanitize", "accuracy", "bench", "records"):
+    for part in ("build", "test", "sanitize", "accuracy", "bench", "python", "records"):
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--build-dir", type=pathlib.Path, default=ROOT / "build" / "gpu")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "gpu-logs",
@@ -144,11 +148,12 @@ def main():
     parser.add_argument("--architectures", default="90a-real")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--ninja", action="store_true")
+    parser.add_argument("--wheel", type=pathlib.Path, help="of the Python module: instead of a build")
     parser.add_argument("--quick", action="store_true", help="a shorter bench")
     parser.add_argument("--only", help="a group of the bench's cases")
     args = parser.parse_args()
     everything = not any((args.build, args.test, args.sanitize, args.accuracy, args.bench,
-                          args.records))
+                          args.python, args.records))
     args.build_dir, args.out = args.build_dir.resolve(), args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     gpu = re.sub(r"[^a-z0-9]+", "_", machine()["gpu"].lower()).strip("_")
@@ -204,6 +209,12 @@ def main():
         if save and code == 0:
             write(args.to / f"gpu_rates_{gpu}.json", "the rates of the GPU's units",
                   json.loads(text))
+    if everything or args.python:
+        reports = args.to.parent / "reports" if save else args.out / "reports"
+        results = python_module.run(args, command, reports)
+        ok = ok and results["green"]
+        if save:
+            write(args.to / f"gpu_python_{gpu}.json", "the Python module on a GPU", results)
     sys.exit(0 if ok else 1)
 
 

@@ -15,10 +15,11 @@ torchs_own = torch._C._nn.scaled_dot_product_attention
 Q = (2, 4, 5, 8)
 
 
+pytestmark = pytest.mark.usefixtures("tensors_on_device")
+
+
 @pytest.fixture(autouse=True)
 def fresh():
-    torch.set_num_threads(1)
-    torch.manual_seed(3)
     torch.compiler.reset()
 
 
@@ -96,14 +97,15 @@ def test_torchs_compilers_take_it(backend):
     assert al.stats().ran == {"auto": 1}
 
 
-def test_a_compiled_graph_follows_the_block_it_runs_in():
+def test_a_compiled_graph_follows_the_block_it_runs_in(device):
     compiled, seen = compile_counting(lambda q: attend(q, q, q))
     q = torch.randn(Q)
     compiled(q)
-    for tier in ("literal", "online"):
+    tiers = {"cpu": ("literal", "online"), "cuda": ("cuda_simple", "cuda_fused")}[device]
+    for tier in tiers:
         with al.attention(tier=tier):
             compiled(q)
-    assert al.stats().ran == {"auto": 1, "literal": 1, "online": 1}
+    assert al.stats().ran == {"auto": 1, tiers[0]: 1, tiers[1]: 1}
 
 
 def test_a_compiled_call_with_gradients_is_torchs():

@@ -192,6 +192,23 @@ def test_a_function_that_swallows_keywords_or_raises_is_told_so():
     assert report.finding("formula").verdict == "pass" and report.finding("formula").refusals > 0
 
 
+def test_a_function_that_breaks_the_gpu_fails_and_ends_the_examination(monkeypatch):
+    """Here the GPU is only said to be lost; in test_cuda.py it is."""
+    from attention_ladder._judge import function
+
+    pytest.importorskip("torch")
+    monkeypatch.setattr(function.Function, "give", lambda self, array: array)
+    monkeypatch.setattr(function, "_lost", lambda: "CUDA error: misaligned address")
+
+    def breaks(query, key, value, **options):
+        raise RuntimeError("CUDA error: misaligned address")
+
+    report = al.judge(breaks, device="cuda", properties=["zero_scale", "formula"])
+    assert report.stopped_at == "zero_scale" and len(report.findings) == 1 and not report.ok
+    assert report.findings[0].failure == "the GPU answers no more: CUDA error: misaligned address"
+    assert "1 fail; stopped at zero_scale" in str(report) and "stopped_at" in report.to_json()
+
+
 def test_the_reports_say_the_same():
     report = judge(with_mistake("positive scale"), properties=["negative_scale", "zero_scale"])
     text, page, data = str(report), report.to_html(), json.loads(report.to_json())

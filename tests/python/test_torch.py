@@ -20,10 +20,8 @@ attend = al.scaled_dot_product_attention
 torchs_own = torch._C._nn.scaled_dot_product_attention
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)  # two OpenMP runtimes on a shared machine wait for each other
-    torch.manual_seed(3)
+pytestmark = pytest.mark.usefixtures("tensors_on_device")
+TWO_TIERS = {"cpu": ("literal", "online"), "cuda": ("cuda_simple", "cuda_fused")}
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def tensors(*shapes, dtype=torch.float32):
 
 
 def wide(t):
-    return t.detach().to(torch.float64).numpy()
+    return t.detach().to("cpu", torch.float64).numpy()
 
 
 # ---- the call ------------------------------------------------------------------------------------
@@ -88,7 +86,7 @@ def test_the_answer_is_within_the_bound(tier, dtype, options):
     assert out.dtype == dtype
     name = str(dtype).removeprefix("torch.")
     given = options.get("attn_mask")
-    given = None if given is None else given.numpy() if given.dtype == torch.bool else wide(given)
+    given = None if given is None else given.cpu().numpy() if given.dtype == torch.bool else wide(given)
     want = reference(
         wide(q),
         wide(k),
@@ -184,8 +182,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_errors_have_torchs_class_and_words(name):
+def test_errors_have_torchs_class_and_words(device, name):
     shapes, options, text = BAD[name]
+    options = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
     q, k, v = (
         torch.randn(s[:4]).to(getattr(torch, s[4] if len(s) > 4 else "float32")) for s in shapes
     )
@@ -269,10 +268,10 @@ def test_out_and_logsumexp(tier):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_casts_as_torch_does(patched, dtype):
+def test_autocast_casts_as_torch_does(patched, device, dtype):
     q, k, v = tensors(Q, Q, Q)
     k = k.to(dtype)
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast(device, dtype=dtype):
         want, got = torchs_own(q, k, v), F.scaled_dot_product_attention(q, k, v)
     assert got.dtype == want.dtype == dtype
     torch.testing.assert_close(got, want, atol=2e-2, rtol=2e-2)
@@ -335,16 +334,17 @@ def test_the_context_manager_covers_references_taken_before(tier):
     assert al.stats().ran == {}, "the block has ended"
 
 
-def test_the_context_manager_nests_and_ends_with_an_exception():
+def test_the_context_manager_nests_and_ends_with_an_exception(device):
     q, k, v = tensors(Q, Q, Q)
-    with pytest.raises(KeyError), al.attention(tier="literal"):
-        with al.attention(tier="online"):
+    outer, inner = TWO_TIERS[device]
+    with pytest.raises(KeyError), al.attention(tier=outer):
+        with al.attention(tier=inner):
             torchs_own(q, k, v)
         torchs_own(q, k, v)
         raise KeyError
     torchs_own(q, k, v)
     attend(q, k, v)
-    assert al.stats().ran == {"online": 1, "literal": 1, "auto": 1}
+    assert al.stats().ran == {inner: 1, outer: 1, "auto": 1}
 
 
 def test_the_context_manager_hands_gradients_to_torch_once():
@@ -367,12 +367,14 @@ def test_the_context_manager_refuses_what_cannot_run():
                 pass
 
 
-def test_explain_names_the_tier_that_runs():
+def test_explain_names_the_tier_that_runs(device):
     q, k, v = tensors(Q, Q, Q)
     explanation = al.explain(q, k, v, is_causal=True)
-    assert explanation.tier in [t.name for t in al.tiers() if t.available]
+    here = {"cpu": "cpu", "cuda": "gpu"}[device]
+    assert explanation.tier in [t.name for t in al.tiers() if t.available and t.device == here]
     assert [c.tier for c in explanation.candidates] == [t.name for t in al.tiers()]
-    assert al.explain(q, k, v, tier="literal").tier == "literal"
+    named = TWO_TIERS[device][0]
+    assert al.explain(q, k, v, tier=named).tier == named
     assert f"* {explanation.tier}" in str(explanation)
     with pytest.raises(al.Unsupported, match="gradient"):
         al.explain(q.requires_grad_(), k, v)

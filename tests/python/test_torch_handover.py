@@ -14,10 +14,7 @@ torchs_own = torch._C._nn.scaled_dot_product_attention
 Q = (2, 4, 5, 8)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(3)
+pytestmark = pytest.mark.usefixtures("tensors_on_device")
 
 
 def tensors(*shapes):
@@ -34,7 +31,8 @@ def call_with_gradient():
 def call_with_mask_gradient():
     q, k, v = tensors(Q, Q, Q)
     mask = torch.zeros(5, 5, requires_grad=True)
-    attend(q, k, v, mask).sum().backward()
+    with sdpa_kernel(SDPBackend.MATH):  # torch 2.11's CUDA kernel cannot: "LSE is not aligned"
+        attend(q, k, v, mask).sum().backward()
     assert mask.grad is not None
 
 

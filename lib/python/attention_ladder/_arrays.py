@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _shapes
-from ._errors import BadDtype, Unsupported
+from ._errors import BadDtype, BadOption, Unsupported
 
 DLPACK_HOST = (1, 3)  # kDLCPU and kDLCUDAHost
 
@@ -35,12 +36,14 @@ def prepare(
     return_logsumexp: bool,
     causal: str | None,
     threads: int,
-    stream: int,
+    stream: int | None,
     max_relative_error: float,
 ) -> Prepared:
     """Expands the inputs by torch's rules, without copying, and allocates what is written."""
     for name, array in (("query", query), ("key", key), ("value", value)):
         _require_array(name, array)
+    if _kind(out) == "jaxlib":
+        raise BadOption("out is a JAX array, which may not be written")
     code = _shapes.causal_code(is_causal, causal, attn_mask is not None)
     plan = _shapes.plan(tuple(query.shape), tuple(key.shape), tuple(value.shape), enable_gqa)
 
@@ -60,8 +63,18 @@ def prepare(
     bits = {name: _bits(name, array) for name, array in given.items()}
     if filled is not None:
         bits["out"] = (filled.memory, filled.is_bits)
+    written = bits["out"][0]
+    if stream is None:
+        stream = _current_stream(written)
+    q, k, v, mask = (
+        _ready(bits[name][0], stream) for name in ("query", "key", "value", "attn_mask")
+    )
     arguments = (
-        *(bits[name][0] for name in ("query", "key", "value", "out", "attn_mask")),
+        q,
+        k,
+        v,
+        written,
+        mask,
         None if rows is None else rows.memory,
         code,
         None if scale is None else float(scale),
@@ -73,6 +86,8 @@ def prepare(
     )
 
     def result() -> Any:
+        if out is not None and "jaxlib" in map(_kind, given.values()):
+            _wait_for(out)  # JAX does not know that its arrays are still being read
         finished = out if filled is None else filled.finish()
         return finished if rows is None else (finished, rows.finish())
 
@@ -93,8 +108,8 @@ def _dtype_name(array: Any) -> str:
 
 
 def _bits(name: str, array: Any) -> tuple[Any, bool]:
-    """numpy cannot export its bfloat16 (of ml_dtypes) by DLPack: its bits go as uint16."""
-    if isinstance(array, np.ndarray):
+    """numpy and CuPy cannot export bfloat16 (of ml_dtypes) by DLPack: its bits go as uint16."""
+    if _kind(array) in ("numpy", "cupy"):
         if array.dtype.name == "bfloat16":
             return array.view(np.uint16), True
         if array.dtype == np.uint16:
@@ -110,32 +125,77 @@ def _expand(array: Any, shape: tuple[int, ...], repeat: int) -> Any:
     return _namespace(array).broadcast_to(array, shape)
 
 
+def _kind(array: Any) -> str:
+    """The package that an array is of: "numpy", "cupy", "jaxlib", ..."""
+    return type(array).__module__.partition(".")[0]
+
+
 def _namespace(array: Any) -> Any:
+    if _kind(array) == "cupy":  # its arrays do not name it
+        return sys.modules["cupy"]
     if isinstance(array, np.ndarray) or not hasattr(array, "__array_namespace__"):
         return np
     return array.__array_namespace__()
 
 
+def _current_stream(out: Any) -> int:
+    """The CUDA stream on which the library that holds `out` works now; 0 is the default one."""
+    if _kind(out) == "cupy":
+        with out.device:
+            return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+    if _kind(out) == "torch" and out.device.type == "cuda":
+        return int(sys.modules["torch"].cuda.current_stream(out.device).cuda_stream)
+    return 0
+
+
+def _ready(array: Any, stream: int) -> Any:
+    """An array on a GPU as a DLPack capsule; its own library lets `stream` wait until it is there."""
+    if array is None or array.__dlpack_device__()[0] in DLPACK_HOST:
+        return array
+    return array.__dlpack__(stream=stream or 1)  # DLPack's 1 is CUDA's default stream
+
+
+def _wait_for(out: Any) -> None:
+    """Returns when `out` has been written."""
+    if _kind(out) == "cupy":
+        with out.device:
+            sys.modules["cupy"].cuda.get_current_stream().synchronize()
+    elif _kind(out) == "torch" and out.device.type == "cuda":
+        sys.modules["torch"].cuda.current_stream(out.device).synchronize()
+
+
 class _Buffer:
-    """Memory for a result beside `like`, and what of it the user gets."""
+    """Memory for a result beside `like`, and what of it the user gets.
+
+    JAX's own arrays are never written: the memory is numpy's or CuPy's, and JAX takes it over.
+    """
 
     def __init__(self, like: Any, shape: tuple[int, ...], dtype: str) -> None:
         self.xp = _namespace(like)
-        self.is_bits = False
-        if like.__dlpack_device__()[0] in DLPACK_HOST:
-            # Also for JAX, whose own arrays are never written.
-            self.is_bits = dtype == "bfloat16"
-            self.memory = np.empty(shape, np.uint16 if self.is_bits else dtype)
-            self.dtype = like.dtype if self.is_bits else self.memory.dtype
-        elif self.xp.__name__.startswith("jax"):
-            raise Unsupported(
-                "query is a JAX array on a GPU, whose memory may not be written: give out="
-            )
+        self.is_bits = dtype == "bfloat16"
+        kind = np.uint16 if self.is_bits else dtype
+        self.dtype = like.dtype
+        device, index = like.__dlpack_device__()
+        if device in DLPACK_HOST:
+            self.memory = np.empty(shape, kind)
         else:
-            self.memory = self.xp.empty(shape, dtype=dtype, device=like.device)
+            cupy = _cupy(like)
+            with cupy.cuda.Device(index):
+                self.memory = cupy.empty(shape, kind)
 
     def finish(self) -> Any:
-        if not isinstance(self.memory, np.ndarray):
-            return self.memory
-        array = self.memory if self.xp is np else self.xp.from_dlpack(self.memory)
+        array = self.memory
+        if self.xp not in (np, _namespace(array)):
+            array = self.xp.from_dlpack(array)
         return array.view(self.dtype) if self.is_bits else array
+
+
+def _cupy(like: Any) -> Any:
+    try:
+        import cupy
+    except ImportError:
+        raise Unsupported(
+            f"query is a {type(like).__name__} on a GPU: give out=, or install CuPy, which makes "
+            "the memory for a result there"
+        ) from None
+    return cupy

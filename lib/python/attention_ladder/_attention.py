@@ -99,7 +99,8 @@ def scaled_dot_product_attention(
     :param causal: "upper_left" (as `is_causal`) or "lower_right" (j <= i + S - L, for a key cache);
         applied together with `attn_mask` when both are given.
     :param threads: that a CPU tier may use. None: torch's number for torch tensors, else OpenMP's.
-    :param stream: a CUDA stream's address. None: torch's current one for torch tensors, else 0.
+    :param stream: a CUDA stream's address. None: the current one of torch or CuPy, whichever holds the
+        result, else 0.
     :returns: the result, an array of query's kind and dtype; with `return_logsumexp`, a pair.
     :raises Error: (a RuntimeError) before anything is written, with the values at fault.
     """
@@ -129,7 +130,7 @@ def scaled_dot_product_attention(
         return_logsumexp,
         causal,
         threads or 0,
-        stream or 0,
+        stream,
         _state.error_of(max_relative_error),
     )
     _core.run(*call.arguments)

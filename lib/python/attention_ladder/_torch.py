@@ -280,10 +280,8 @@ def arguments(
 ) -> tuple[Any, ...]:
     """The arguments of `_core.run`. Tensors go as DLPack capsules, which, unlike
     `Tensor.__dlpack__`, neither refuse parameters nor touch any stream."""
-    stream = rules.stream
-    if stream is None:
-        on_gpu = query.device.type == "cuda"
-        stream = torch.cuda.current_stream(query.device).cuda_stream if on_gpu else 0
+    on_gpu = query.device.type == "cuda"
+    stream = torch.cuda.current_stream(query.device).cuda_stream if on_gpu else 0
     threads = torch.get_num_threads() if rules.threads is None else rules.threads
     return (
         _capsule(query),
@@ -300,6 +298,14 @@ def arguments(
         False,
         _state.error_of(rules.max_relative_error),
     )
+
+
+def _stream(address: int, device: torch.device) -> torch.cuda.Stream:
+    if address == 0:  # which ExternalStream takes for a wish for a new one
+        return torch.cuda.default_stream(device)
+    external: Any = torch.cuda.ExternalStream  # torch gives it no types
+    stream: torch.cuda.Stream = external(address, device=device)
+    return stream
 
 
 def _capsule(tensor: torch.Tensor) -> Any:
@@ -319,6 +325,11 @@ def run(
     return_logsumexp: bool,
 ) -> Any:
     """Computes, on the tensors' device and torch's current stream."""
+    if rules.stream is not None and query.device.type == "cuda":
+        # Copies of inputs and memory for the result are in that stream's order as well.
+        with torch.cuda.stream(_stream(rules.stream, query.device)):
+            rules = rules._replace(stream=None)
+            return run(query, key, value, attn_mask, causal, rules, out, return_logsumexp)
     query, key, value = expand(query, key, value, rules.enable_gqa)
     if out is None:
         out = empty_out(query, value)

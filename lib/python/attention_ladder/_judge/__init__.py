@@ -10,8 +10,9 @@ from typing import Any
 
 from .._errors import BadOption
 from .cases import Case, every_case, parse, plain_cases
-from .function import Function, Refused
+from .function import Broke, Function, Refused
 from .properties import PROPERTIES, Property
+from .property import failed
 from .report import Finding, Report
 
 __all__ = ["judge", "Report", "Finding"]
@@ -32,7 +33,8 @@ def judge(
 
     :param fn: called as torch's ``scaled_dot_product_attention(query, key, value, attn_mask=None,
         dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False)``; an option that is not needed
-        is not passed. A function that raises is reported as refusing, not as wrong.
+        is not passed. A function that raises is reported as refusing, not as wrong; one that breaks
+        the GPU for this process ends the examination there (`Report.stopped_at`).
     :param name: for the report and its repro lines, best one that the command line understands:
         "module:function", "torch:MATH", "tier:online".
     :param arrays: "torch" or "numpy": what `fn` takes. Default: torch when it is installed.
@@ -50,7 +52,11 @@ def judge(
     given = None if cases is None else [parse(text) for text in cases]
     report = Report(label, arrays, dtype, device, weight_error, versions=_versions(arrays))
     for prop in _chosen(properties):
-        report.findings.append(_examine(f, prop, given))
+        finding = Finding(prop.id, prop.name, prop.says)
+        report.findings.append(finding)
+        if not _examine(f, prop, given, finding):
+            report.stopped_at = prop.name
+            break
     return report
 
 
@@ -65,8 +71,8 @@ def _chosen(names: Iterable[str] | None) -> list[Property]:
     return [known[name] for name in wanted]
 
 
-def _examine(f: Function, prop: Property, cases: list[Case] | None) -> Finding:
-    finding = Finding(prop.id, prop.name, prop.says)
+def _examine(f: Function, prop: Property, cases: list[Case] | None, finding: Finding) -> bool:
+    """Fills `finding`; False when nothing can run after it."""
     for case in cases or (every_case() if prop.whole else plain_cases()):
         try:
             with warnings.catch_warnings():  # a function may warn for each case that it refuses
@@ -75,9 +81,12 @@ def _examine(f: Function, prop: Property, cases: list[Case] | None) -> Finding:
         except Refused as refusal:
             finding.refuse(str(case), str(refusal))
             continue
+        except Broke as why:
+            finding.add(str(case), failed(f"the GPU answers no more: {why}"), _repro(f, prop, case))
+            return False
         if verdict is not None:
             finding.add(str(case), verdict, _repro(f, prop, case))
-    return finding
+    return True
 
 
 def _repro(f: Function, prop: Property, case: Case) -> str:

@@ -16,6 +16,10 @@ class Refused(Exception):
     """The function raised instead of answering."""
 
 
+class Broke(Exception):
+    """The function left the GPU in a state in which this process cannot use it any more."""
+
+
 @dataclass(frozen=True)
 class Function:
     """`call` is given arrays of the kind, dtype and device below, as torch's signature has them."""
@@ -72,10 +76,16 @@ class Function:
         return self.raw(self.give(query), self.give(key), self.give(value), **options)
 
     def raw(self, *tensors: Any, **options: Any) -> np.ndarray:
-        """Calls with arrays of the function's own kind."""
+        """Calls with arrays of the function's own kind.
+
+        :raises Refused: when the function raises.
+        :raises Broke: when no other function could run in this process after it.
+        """
         try:
             return self.take(self.call(*tensors, **options))
         except Exception as error:
+            if self.arrays == "torch" and self.device.startswith("cuda") and (why := _lost()):
+                raise Broke(why) from error
             raise Refused(f"{type(error).__name__}: {str(error).splitlines()[0][:120]}") from error
 
     def take(self, result: Any) -> np.ndarray:
@@ -85,6 +95,17 @@ class Function:
 
             return np.asarray(result.detach().to("cpu", torch.float64).numpy())
         return np.asarray(result).astype(np.float64)
+
+
+def _lost() -> str:
+    """What torch says when its GPU answers no more, as after an access to a wrong address."""
+    import torch
+
+    try:
+        torch.cuda.synchronize()
+    except Exception as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def _with_strides(like: np.ndarray, array: np.ndarray) -> np.ndarray:
@@ -104,8 +125,8 @@ def _with_torch_strides(like: np.ndarray, tensor: Any) -> Any:
         return tensor
     memory = tensor.new_zeros(1 + sum((n - 1) * s for n, s in zip(like.shape, steps)))
     view = memory.as_strided(like.shape, steps)
-    for index in np.ndindex(*[1 if s == 0 else n for n, s in zip(like.shape, steps)]):
-        view[index] = tensor[index]
+    once = tuple(slice(0, 1) if s == 0 else slice(None) for s in steps)  # an axis that repeats
+    view[once] = tensor[once]
     return view
 
 

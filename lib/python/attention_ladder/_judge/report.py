@@ -82,6 +82,9 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     machine: str = field(default_factory=platform.machine)
     date: str = field(default_factory=lambda: datetime.date.today().isoformat())
+    stopped_at: str = ""
+    """The property in which the function broke the GPU for this process: those after it, and its own
+    larger cases, were not examined. `judge(properties=...)` in a new process examines them."""
 
     @property
     def ok(self) -> bool:
@@ -94,7 +97,8 @@ class Report:
     def summary(self) -> str:
         verdicts = [f.verdict for f in self.findings]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in VERDICTS if v in verdicts)
-        return f"{self.function}, {self.dtype} on {self.device}: {counts}"
+        stopped = f"; stopped at {self.stopped_at}" if self.stopped_at else ""
+        return f"{self.function}, {self.dtype} on {self.device}: {counts}{stopped}"
 
     def __str__(self) -> str:
         width = max((len(f.name) for f in self.findings), default=0)
