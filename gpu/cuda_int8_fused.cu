@@ -48,9 +48,8 @@ struct FusedShape : MmaShape<T, HeadDim, 4, 1, 64, false> {
     }
 };
 
-/// \brief The tile of values from key `at` on, rounded to 16 bits where it is float32: for rows
-/// that
-///        `cp.async` cannot read.
+/// \brief The tile of values from key `at` on, rounded to 16 bits where it is float32: for
+///        rows that `cp.async` cannot read.
 template <class Shape, class From>
 __device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool wide,
                             unsigned char* tile) {
@@ -73,7 +72,6 @@ __device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool 
     }
 }
 
-//! [fused]
 template <class T, int HeadDim, bool masked>
 __global__ void __launch_bounds__(128)
     int8_fused_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
@@ -119,6 +117,7 @@ __global__ void __launch_bounds__(128)
     // ---- the pre-pass, for this head alone
     visit_element(problem.dtype, [&]<class From>(From) {
         if constexpr (std::is_same_v<From, float> || std::is_same_v<From, T>) {
+            //! [fused]
             for (int block = warp; block < blocks; block += 4) {
                 const std::uint64_t seen = seen_keys(problem, b, h, block);
                 const KeyBlock bits = measure_keys<From, HD>(problem, b, hk, block, seen,
@@ -139,6 +138,7 @@ __global__ void __launch_bounds__(128)
                                                         swizzled<HD>(j, piece));
                     },
                     scale + block * KT, rotate, staging);
+            //! [fused]
         }
     });
     bool floating = false;
@@ -202,7 +202,6 @@ __global__ void __launch_bounds__(128)
         if (second || !__syncthreads_or(without || floating || (!finite && can_hide(problem))))
             break;
     }
-    //! [fused]
     if (!second) return;
     __syncwarp();  // the rows' first results are written before their second ones
     for (int row = 0; row < Shape::warp_rows; ++row) {

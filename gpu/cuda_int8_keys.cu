@@ -57,7 +57,6 @@ __device__ std::uint64_t seen_in_bits(const Int8Problem& p, Index b, Index h, In
     return seen;
 }
 
-//! [measure]
 /// One warp per block of 64 keys.
 template <int HeadDim>
 __global__ void __launch_bounds__(threads_per_block)
@@ -75,9 +74,7 @@ __global__ void __launch_bounds__(threads_per_block)
     });
     if (threadIdx.x % 32 == 0) p.keys.block[index] = found;
 }
-//! [measure]
 
-//! [quantize]
 /// One block per `chunk` blocks of 64 keys.
 template <int HeadDim>
 __global__ void __launch_bounds__(threads_per_block)
@@ -117,7 +114,6 @@ __global__ void __launch_bounds__(threads_per_block)
         }
     });
 }
-//! [quantize]
 
 template <int HeadDim>
 void launch_both(const Int8Problem& p, Masking masking, cudaStream_t stream) {

@@ -35,7 +35,6 @@ struct Int8Shape : MmaShape<T, HeadDim, Warps, MTiles, Keys, false> {
     static_assert(2 * Base::tile_bytes >= Warps * Rotation<HeadDim>::staging_floats * 4);
 };
 
-//! [integer product]
 /// \brief product = Q K^T + float_bits_of_zero
 /// \param query  this lane's address in the first row tile \param key  in the key tile
 template <class Shape>
@@ -44,6 +43,7 @@ __device__ inline void multiply_integers(int (&product)[Shape::MTiles][Shape::Ke
     constexpr int MT = Shape::MTiles, NS = Shape::Keys / 8, row_bytes = Shape::int8_row_bytes;
     const int zero[4] = {float_bits_of_zero, float_bits_of_zero, float_bits_of_zero,
                          float_bits_of_zero};
+    //! [integer product]
 #pragma unroll
     for (int k = 0; k < Shape::HeadDim / 32; ++k) {
         std::uint32_t a[MT][4];
@@ -65,8 +65,8 @@ __device__ inline void multiply_integers(int (&product)[Shape::MTiles][Shape::Ke
                 }
         }
     }
+    //! [integer product]
 }
-//! [integer product]
 
 //! [dequantize]
 /// \brief score = product * step of the key. The step of the query is left to `unit`.
@@ -102,9 +102,8 @@ struct KeyPlace {
 };
 static_assert(sizeof(KeyPlace) <= 80);
 
-/// \brief Starts the copy of a tile of integer keys and of their steps. There are zeros behind S.
-/// The
-///        work of `thread`.
+/// \brief Starts the copy of a tile of integer keys and of their steps; there are zeros behind
+///        S. The work of `thread`.
 template <class Shape>
 __device__ inline void copy_integers(std::uint32_t tile, std::uint32_t scales,
                                      const std::int8_t* key, const float* scale, unsigned thread) {
