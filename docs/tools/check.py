@@ -67,6 +67,18 @@ def tiers_without_page():
     return bad
 
 
+def sources_that_lead_to_no_page():
+    """The first comment of a tier's main file says where the tier is taught."""
+    root, bad = DOCS.parent, []
+    for name in sources.names(root):
+        path = next(iter(sources.files_of(root, name)), None)
+        said = re.match(r"(?:///.*\n)*", path.read_text())[0] if path else ""
+        if f"Taught in \\ref tier_{name}." not in said:
+            bad.append(f"{path.relative_to(root) if path else name}: its first comment does not say "
+                       f"\"Taught in \\ref tier_{name}.\"")
+    return bad
+
+
 def tests_that_do_not_exist():
     """Names of tests in the pages, whose directive also stops the build of the site."""
     tests = sources.tests_of(DOCS.parent)
@@ -162,7 +174,7 @@ def main():
         bad = broken_links(arguments.site)
     else:
         bad = (typed_numbers() + one_language() + tiers_without_page()
-               + tests_that_do_not_exist() + headings_out_of_order() + pitfalls_without_test())
+               + sources_that_lead_to_no_page() + tests_that_do_not_exist() + headings_out_of_order() + pitfalls_without_test())
     for line in bad:
         print(f"docs: {line}", file=sys.stderr)
     sys.exit(1 if bad else 0)
