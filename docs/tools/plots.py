@@ -7,7 +7,7 @@ import re
 import matplotlib.pyplot as plt
 
 import figures
-from figures import GREY, colour, legend_beside, save
+from figures import GREY, colour, legend_beside, of_record, save
 
 OTHERS = {"torch": "v", "torch default": "v", "torch flash": "<", "torch cudnn": ">",
           "torch efficient": "^", "openblas": "s", "onnxruntime": "D"}
@@ -67,7 +67,7 @@ def bars(folder, facts, record, file, name):
                       alpha=1 if name in ("", who) else 0.45)
             axes.text(rate, y, f" {rate:.3g}" if row else " not measured", va="center",
                       fontsize=8.5 if row else 7)
-        axes.set_title(short(case), fontsize=9)
+        of_record(axes.set_title(short(case), fontsize=9))
         axes.set_xlim(0, 1.3 * max(row["gflops"] for row in best[case].values()) / size)
         axes.set_xticks([])
         axes.set_yticks(range(len(present)), present, fontsize=9)

@@ -179,11 +179,13 @@ def main():
     measured = records.load(ROOT / "docs/measured")
     excerpts.write(ROOT, work)
     ids = {}
-    (work / "figures").mkdir()
-    plots.draw(work / "figures", facts, measured)  # shared by the languages
     for language in LANGUAGES:
-        figures.draw(work / "figures", facts, measured, language)
         maker = pages.Maker(ROOT, work, language, facts, measured, verdicts)
+        folder = work / "figures" / language
+        folder.mkdir(parents=True)
+        figures.speak(language, facts)
+        plots.draw(folder, facts, measured)
+        figures.draw(folder, facts, language, maker.idea)
         ids[language] = maker.write()
         if language == "zh":
             continue
