@@ -9,8 +9,8 @@
     --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty shapes
     --accuracy  cuda_int8 on every generator, with an error limit and without; its first call
     --bench     beside torch's backends, in one process (needs torch)
-    --records   writes docs/measured/gpu_{tests,bench}_<gpu>.json, gpu_int8_<gpu>.json and
-                gpu_ptxas.json
+    --first     the first call of a process, beside torch's; less than a minute (needs torch)
+    --records   writes docs/measured/gpu_{tests,bench,int8,first_calls}_<gpu>.json and gpu_ptxas.json
 
 A record carries the machine, the date and a hash of the sources it speaks of; ctest's "gpu record"
 shows it as passed only while that hash is the sources' and nothing in it failed.
@@ -134,7 +134,7 @@ def write(path, what, content):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("build", "test", "sanitize", "accuracy", "bench", "records"):
+    for part in ("build", "test", "sanitize", "accuracy", "bench", "first", "records"):
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--build-dir", type=pathlib.Path, default=ROOT / "build" / "gpu")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "gpu-logs",
@@ -148,7 +148,7 @@ def main():
     parser.add_argument("--only", help="a group of the bench's cases")
     args = parser.parse_args()
     everything = not any((args.build, args.test, args.sanitize, args.accuracy, args.bench,
-                          args.records))
+                          args.first, args.records))
     args.build_dir, args.out = args.build_dir.resolve(), args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     gpu = re.sub(r"[^a-z0-9]+", "_", machine()["gpu"].lower()).strip("_")
@@ -196,6 +196,16 @@ def main():
         ok = ok and code == 0
         if save and code == 0:
             write(args.to / f"gpu_bench_{gpu}.json", "the GPU tiers beside torch's backends",
+                  json.loads(out.read_text()))
+    if everything or args.first:
+        door = next(args.build_dir.rglob("libattn_door.so"))
+        out = args.out / "first_calls.json"
+        code, text = command([sys.executable, "tests/gpu/first_call.py", "--door", door, "--out", out],
+                             args.out / "first_calls.log")
+        print(text)
+        ok = ok and code == 0
+        if save and out.exists():
+            write(args.to / f"gpu_first_calls_{gpu}.json", "first calls, each in its own process",
                   json.loads(out.read_text()))
     sys.exit(0 if ok else 1)
 
