@@ -6,7 +6,9 @@ A part of pages.Maker, which holds `root`, `facts`, `measured`, `words`, and the
 import re
 import sys
 
+import crossover
 import int8
+import int8_gpu
 import plots
 import tables
 import tables_gpu
@@ -18,12 +20,16 @@ class Measurements:
         return tables.anchors(self.words, self.root / "docs/measured")
 
     def do_int8_accuracy(self, name):
+        if self.tier(name)["device"] == "gpu":
+            return int8_gpu.accuracy(self.words, self.root / "docs/measured")
         return int8.accuracy(self.words, self.root / "docs/measured", name)
 
     def do_int8_speed(self, name):
         return int8.speed(self.words, self.root / "docs/measured", name)
 
     def do_int8_plot(self, kind, name):
+        if self.tier(name)["device"] == "gpu":
+            return int8_gpu.plots(self.words, self.root / "docs/measured")
         return int8.plots(self.words, self.root / "docs/measured", kind, name)
 
     def do_int8_without(self, what):
@@ -65,6 +71,19 @@ class Measurements:
         """Times as fast as `simd` on one thread, not causal."""
         return int8.times(self.words, self.root / "docs/measured", name, int(L), int(E))
 
+    def do_crossover_plot(self):
+        return crossover.plots(self.words, self.measured)
+
+    def do_crossover_tables(self):
+        return crossover.tables(self.words, self.measured)
+
+    def do_crossover(self, form, E, dtype, base):
+        """From which length cuda_int8 is faster than `base`: form "many" or "few"."""
+        return crossover.said(self.words, self.measured, form, int(E), dtype, base.replace("torch_", "torch "))
+
+    def do_first_calls(self):
+        return crossover.first_calls(self.words, self.root / "docs/measured")
+
     # ---- directives: measured -------------------------------------------------------------------
 
     def do_measured(self, name):
@@ -72,6 +91,8 @@ class Measurements:
         if not any(row["tier"] == name for record in self.measured for row in record.rows):
             if int8.measured(self.root / "docs/measured", name):
                 return ""  # in records of another form: {{int8_speed}}
+            if self.tier(name)["device"] == "gpu":
+                return self.words["gpu_not_measured"]
         return tables.measured(self.words, self.measured, name, base)
 
     def do_plot(self, kind, name=""):

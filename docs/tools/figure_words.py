@@ -37,6 +37,10 @@ ZH = {
         "一次调用的浮点运算，单线程（线：一个头，L = S，E = 64）",
     "time / time of the fastest": "时间 / 最快者的时间",
     "lines: what auto estimates; dots: what was measured": "线：auto 的估计；点：实测",
+    "time / cuda_mma's": "时间 / cuda_mma 的时间", "cuda_int8, fused": "cuda_int8，融合",
+    "cuda_int8, pre-pass": "cuda_int8，预处理", "E = {}, {}": "E = {}，{}",
+    "worst of all element types, lengths and head dimensions": "各元素类型、长度与头宽之中最差的",
+    "limit {}": "限 {}", "no limit": "不限",
     "times as fast as simd": "相对 simd 的倍数",
     "one thread, quantization included; whiskers: 10 % to 90 % of the runs":
         "单线程，含量化；须线：10 % 到 90 % 的运行",

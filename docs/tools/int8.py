@@ -38,7 +38,7 @@ def not_measured(words, what):
 
 
 def accuracy(words, folder, tier):
-    """The worst head of each generator; below, what others' kernels showed on normal data."""
+    """The worst head of each generator, and others beside it."""
     text = ""
     for path, data in records(folder, "int8 accuracy"):
         rows = [[f"`{r['inputs']}`", r["E"], f"{r['cosine']:.6f}", f"{r['relative_l1']:.2g}",
@@ -48,8 +48,12 @@ def accuracy(words, folder, tier):
             [words["generator"], "E", words["cosine"], words["relative_l1"], words["relative_l2"],
              words["largest"], "logsumexp"], rows))
         text += caption(words, path, data)
-    if not text:
-        return not_measured(words, "accuracy")
+    return text + anchors(words, folder) if text else not_measured(words, "accuracy")
+
+
+def anchors(words, folder):
+    """What others' kernels showed on normal data."""
+    text = ""
     for path, data in records(folder, "anchors of accuracy"):
         rows = [[r["name"], f"{r['dtype']}, E = {r['E']}{', causal' if r['causal'] else ''}",
                  f"{r['cosine']:.6f}", f"{r['relative_l2']:.2g}"] for r in data["rows"]]

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import crossover
 import excerpts
 import figures
 import pages
@@ -185,6 +186,7 @@ def main():
         folder.mkdir(parents=True)
         figures.speak(language, facts)
         plots.draw(folder, facts, measured)
+        crossover.draw(folder, facts, measured)
         figures.draw(folder, facts, language, maker.idea)
         ids[language] = maker.write()
         if language == "zh":

@@ -77,6 +77,8 @@ def limits(words, tier):
              for key in ("boolean_mask", "additive_mask", "causal", "grouped_heads", "logsumexp")]
     rows += [[words["max_head_dim"], has["max_head_dim"] or words["any"]],
              [words["requires"], has["requires"] or words["any_machine"]]]
+    if has["error_limit"]:
+        rows.append([words["error_limit"], has["error_limit"]])
     if tier["device"] == "cpu":
         rows.append([words["parallel"], words["yes"] if tier["parallel"] else words["no"]])
     note = words["limits_note" if tier["built"] else "limits_read"]
@@ -218,8 +220,9 @@ def all_measured(words, records):
     for record in records:
         rows = [[f"`{row['tier']}`"] + measured_row(words, row) for row in record.rows]
         text = table([words["tier"]] + measured_header(words), rows)
-        parts.append(f"## {record.machine}\n" + folded(words, rows, text)
-                     + "\n" + record.caption(words) + "\n")
+        failed = "".join(f"- {reason}\n" for reason in getattr(record, "failed", []))
+        parts.append(f"## {record.machine}\n" + folded(words, rows, text) + "\n"
+                     + (words["failed"] + "\n" + failed + "\n" if failed else "") + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what="any tier")
 
 

@@ -9,7 +9,7 @@
     --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty shapes
     --accuracy  cuda_int8 on every generator, with an error limit and without; its first call
     --bench     beside torch's backends, in one process (needs torch)
-    --first     the first call of a process, beside torch's; less than a minute (needs torch)
+    --first     the first call of a process, beside torch's (needs torch)
     --records   writes docs/measured/gpu_{tests,bench,int8,first_calls}_<gpu>.json and gpu_ptxas.json
 
 A record carries the machine, the date and a hash of the sources it speaks of; ctest's "gpu record"
@@ -200,6 +200,7 @@ def main():
     if everything or args.first:
         door = next(args.build_dir.rglob("libattn_door.so"))
         out = args.out / "first_calls.json"
+        out.unlink(missing_ok=True)
         code, text = command([sys.executable, "tests/gpu/first_call.py", "--door", door, "--out", out],
                              args.out / "first_calls.log")
         print(text)
