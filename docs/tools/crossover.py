@@ -40,16 +40,13 @@ def fused(L, E):
     return L <= rows and -(-L // 64) * 64 <= math.prod(map(int, most.split("*"))) // head_dim
 
 
-def first_win(curve, who, base):
-    """The shortest length from which `who` is faster at each longer one as well; None: at none."""
-    found = None
-    for L, rows in reversed(curve.items()):
-        if who not in rows or base not in rows:
-            continue
-        if rows[who]["seconds"] >= rows[base]["seconds"]:
-            return found
-        found = L
-    return found
+def wins(curve, who, base):
+    """(the length from which `who` is the faster at each longer one too, or None; shorter ones where it is)"""
+    faster = {L: rows[who]["seconds"] < rows[base]["seconds"] for L, rows in curve.items()
+              if who in rows and base in rows}
+    last_loss = max((L for L, is_so in faster.items() if not is_so), default=0)
+    always = [L for L in faster if L > last_loss]
+    return min(always, default=None), [L for L, is_so in faster.items() if is_so and L < last_loss]
 
 
 # ---- text ----------------------------------------------------------------------------------------
@@ -85,8 +82,10 @@ def said(words, measured, form, E, dtype, base):
     for _, record in with_curves(measured):
         curve = curves(record).get((form, E, dtype))
         if curve:
-            L = first_win(curve, TIER, base)
-            return words["from_length"].format(L) if L else words["at_no_length"].format(max(curve))
+            begin, others = wins(curve, TIER, base)
+            parts = [words["from_length"].format(begin)] if begin else []
+            parts += [words["at_lengths"].format(", ".join(map(str, others)))] if others else []
+            return "; ".join(parts) or words["at_no_length"].format(max(curve))
     return words["not_measured_inline"]
 
 
@@ -164,9 +163,9 @@ def panel(axes, facts, curve, E, dtype):
         if at:
             axes.plot(*zip(*at), mark, markersize=5, color=colour(facts, TIER), label=label,
                       markerfacecolor="none" if mark == "o" else None)
-    won = first_win(curve, TIER, BASE)
-    if won:
-        axes.axvline(won, color=GREY, linestyle=":", linewidth=1)
+    begin, _ = wins(curve, TIER, BASE)
+    if begin:
+        axes.axvline(begin, color=GREY, linestyle=":", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.set_ylim(0, None)
     axes.set_title(f"E = {E}, {dtype}", fontsize=10)

@@ -18,7 +18,7 @@ WORDS = {
         "curve_few": "four batches of eight heads, (4, 8, L, L, {E}), {dtype}",
         "crossover_many": "Many rows: B L = 16384, 2048 / E heads.",
         "crossover_few": "Few rows: (4, 8, L, L, E), as in the question. Everything included that a call takes.",
-        "from_length": "from L = {} on", "at_no_length": "at no length up to {}",
+        "from_length": "from L = {} on", "at_lengths": "at L = {}", "at_no_length": "at no length up to {}",
         "first_call": "first call", "second_call": "second call", "later_call": "a later call",
         "first_of_tier": "The first call of {} in a process: {}; the second: {} ({}, {}).",
         "not_built": "This site was built without the compiler of this tier, and its limits could not be "
@@ -90,7 +90,7 @@ WORDS = {
         "curve_few": "四批、每批八个头，(4, 8, L, L, {E})，{dtype}",
         "crossover_many": "行数多：B L = 16384，2048 / E 个头。",
         "crossover_few": "行数少：(4, 8, L, L, E)，同提问者。一次调用的全部开销都在内。",
-        "from_length": "从 L = {} 起", "at_no_length": "直到 L = {} 都没有",
+        "from_length": "从 L = {} 起", "at_lengths": "在 L = {}", "at_no_length": "直到 L = {} 都没有",
         "first_call": "第一次调用", "second_call": "第二次", "later_call": "以后的一次",
         "first_of_tier": "{} 在一个进程里的第一次调用：{}；第二次：{}（{}，{}）。",
         "not_built": "本站构建时没有这一级的编译器，也没能从它的源文件里读出限制。",
