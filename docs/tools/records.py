@@ -81,7 +81,8 @@ class Gpu(Record):
         # A case that failed stands in the record; {{all_measured}} shows it.
         self.failed = [f"{c['group']}: {c['failed']}" for c in data["cases"] if "failed" in c]
         for c in (c for c in data["cases"] if "failed" not in c):
-            name = f"{c['group']} L={c['L']} E={c['E']} {c['dtype']}"
+            sizes = f"L={c['L']}" if c["L"] == c["S"] else f"B={c['B']} L={c['L']} S={c['S']}"
+            name = f"{c['group']} {sizes} E={c['E']} {c['dtype']}"
             name += " causal" if c["causal"] else ""
             name += f" mask {c['mask']}" if c["mask"] else ""
             for who, microseconds in c["microseconds"].items():
