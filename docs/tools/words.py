@@ -131,7 +131,7 @@ WORDS = {
         "anchor": "实现", "title_key": "title_zh",
         "cosine": "余弦", "relative_l1": "相对 L1", "relative_l2": "相对 L2",
         "largest": "最大误差", "times_simd": "相对 `simd` 的倍数",
-        "int8_anchors": "作为对照，正态数据经过别人的内核，(2, 8, 2048, 2048, E)：",
+        "int8_anchors": "作为对照，正态数据经过别人的核函数，(2, 8, 2048, 2048, E)：",
         "without": {
             "as it is": "原样", "no smoothing": "不平滑", "no rotation": "不旋转",
             "one step for all tokens": "所有词元共用一个步长", "none of the three": "三样都没有",
