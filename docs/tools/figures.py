@@ -64,7 +64,7 @@ def legend_beside(axes):
 
 # ---- the map -------------------------------------------------------------------------------------
 
-def ladder_map(folder, facts, language, pages, idea):
+def ladder_map(folder, facts, language, pages, ideas):
     lines = ["digraph ladder {", '  rankdir=LR; bgcolor="transparent"; nodesep=0.25; ranksep=0.4;',
              f'  node [shape=box, style="rounded", fontname="sans-serif", fontsize=11, '
              f'color="{GREY}", fontcolor="{GREY}"]; edge [color="{GREY}"];']
@@ -72,7 +72,7 @@ def ladder_map(folder, facts, language, pages, idea):
         name = tier["name"]
         link = f', URL="\\ref tier_{name}"' if f"tier_{name}" in pages else ""
         lines.append(f'  {name} [label="{name}", color="{colour(facts, name)}", penwidth=2, '
-                     f'tooltip="{idea(tier)}"{link}];')
+                     f'tooltip="{ideas[name]}"{link}];')
         if tier["builds_on"] != "nothing":
             lines.append(f'  {tier["builds_on"]} -> {name};')
     lines.append("}")
@@ -179,11 +179,11 @@ def errors(folder, facts):
     save(figure, folder, "errors")
 
 
-def draw(folder, facts, language, idea):
-    """The map and the pictures of the code. \\param idea  of a tier, in that language"""
+def draw(folder, facts, language, ideas):
+    """The map and the pictures of the code. `ideas` by tier, in that language."""
     root = ROOT / "docs"
     pages = {p.stem for p in (root if language == "en" else root / language).glob("*.dox")}
-    ladder_map(folder, facts, language, pages, idea)
+    ladder_map(folder, facts, language, pages, ideas)
     speak(language, facts)
     for name in facts["trace"]:
         access_order(folder, facts, name)
