@@ -148,9 +148,9 @@ def matrix(rows, digits=3):
 def worked(words, example):
     m = {key: matrix(rows) for key, rows in example.items() if key != "logsumexp"}
     column = matrix([[x] for x in example["logsumexp"]])
-    return (f"\\f[ Q = {m['query']},\\quad K = {m['key']},\\quad V = {m['value']} \\f]\n"
+    return (f"\\f[ Q = {m['query']} \\f]\n\\f[ K = {m['key']} \\f]\n\\f[ V = {m['value']} \\f]\n"
             f"\\f[ s = \\tfrac{{1}}{{\\sqrt{{2}}}}\\, Q K^T = {m['score']} \\f]\n"
-            f"\\f[ P = {m['probability']},\\quad \\mathrm{{lse}} = {column} \\f]\n"
+            f"\\f[ P = {m['probability']} \\f]\n\\f[ \\mathrm{{lse}} = {column} \\f]\n"
             f"\\f[ O = P V = {m['out']} \\f]\n\n" + words["computed"])
 
 
