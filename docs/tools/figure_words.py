@@ -29,6 +29,7 @@ ZH = {
     "{}; each panel has its own scale, from 0; {} thread": "{}；每格各有刻度，从 0 起；单线程",
     "seconds of one call": "一次调用的秒数", "(B, Hq, H, E, Ev) = {}, {} threads": "(B, Hq, H, E, Ev) = {}，{} 线程",
     "(B, Hq, H, E, Ev) = {}, {} thread": "(B, Hq, H, E, Ev) = {}，单线程",
+    "(B, Hq, H, E, Ev) = {}": "(B, Hq, H, E, Ev) = {}",
     "roof: best of the run": "上限：该次最好", "roof: worst of the run": "上限：该次最差",
     "flops per byte": "每字节的浮点运算", "bfloat16; roof: a bare mma.sync loop (the roof of reading: not measured)":
         "bfloat16；上限：只有 mma.sync 的循环（读的上限未测）",

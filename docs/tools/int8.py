@@ -59,7 +59,7 @@ def anchors(words, folder):
                  f"{r['cosine']:.6f}", f"{r['relative_l2']:.2g}"] for r in data["rows"]]
         text += ("\n" + words["int8_anchors"] + "\n"
                  + table([words["anchor"], words["case"], words["cosine"], words["relative_l2"]], rows)
-                 + f"\n{data['machine']['gpu']}; {data['date']}; {data['method']}; "
+                 + f"\n{data['machine']['gpu']}; {data['date']}; {data.get(words['method_key'], data['method'])}; "
                    f"docs/measured/{path.name}\n")
     return text
 
@@ -73,7 +73,7 @@ def speed(words, folder, tier):
             if r["tier"] != tier:
                 continue
             rows.append([", ".join(str(n) for n in r["shape"]),
-                         words["yes"] if r["causal"] else words["no"],
+                         words["is_so"] if r["causal"] else words["is_not"],
                          cell(r["seconds"]["median"], time_text),
                          rate_text(r["gflops_per_second"]), f"{r['times_simd']['median']:.2f}"])
         text += table(["(B, H, L, S, E)", words["causal"], words["median"], "GFLOP/s",

@@ -105,8 +105,9 @@ def time_plot(folder, facts, record, file, name):
         axes.set_xlabel("L = S")
         axes.set_title(title, fontsize=10)
     B, Hq, H, E, Ev = rows[0]["shape"]
-    figure.suptitle(f"(B, Hq, H, E, Ev) = ({B}, {Hq}, {H}, {E}, {Ev}), {rows[0]['dtype']}, "
-                    f"{fewest} thread{'s' if fewest > 1 else ''}", fontsize=10)
+    threads = f", {fewest} thread{'s' if fewest > 1 else ''}" if fewest != "-" else ""
+    figure.suptitle(f"(B, Hq, H, E, Ev) = ({B}, {Hq}, {H}, {E}, {Ev}), {rows[0]['dtype']}{threads}",
+                    fontsize=10)
     legend_beside(panels.flat[-1])
     save(figure, folder, file)
 

@@ -253,8 +253,8 @@ def anchors(words, folder):
     record = json.loads(path.read_text())
     parts = []
     for part in record["tables"]:
-        rows = [[row["name"]] + [cell(x, time_text) for x in row["seconds"]]
+        rows = [[row.get(words["name_key"], row["name"])] + [cell(x, time_text) for x in row["seconds"]]
                 for row in part["rows"]]
         parts.append(part[words["title_key"]] + "\n" + table([words["anchor"]] + part["columns"], rows))
     return ("\n".join(parts) + f"\n{record['machine']['gpu']}; {record['date']}; "
-            f"{record['method']}; docs/measured/{path.name}\n")
+            f"{record.get(words['method_key'], record['method'])}; docs/measured/{path.name}\n")
