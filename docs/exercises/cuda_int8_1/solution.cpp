@@ -1,6 +1,6 @@
 namespace attn::exercises {
 
-/// Row (0 to 15) of query register r (0 to 3) of a lane, and the first of its four channels (0 to 31).
+/// Row (0 to 15) of query register r (0 to 3), and the first of its four channels (0 to 31).
 int query_row(int lane, int r) { return lane / 4 + r % 2 * 8; }
 int query_channel(int lane, int r) { return lane % 4 * 4 + r / 2 * 16; }
 

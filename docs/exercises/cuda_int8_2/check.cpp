@@ -32,7 +32,7 @@ long long instructions(long long L, long long S, long long E, long long depth) {
     return count;
 }
 
-/// One m16n8k32 of bytes takes the time of one m16n8k16: the operations of those that are not needed.
+/// One m16n8k32 of bytes takes the time of one m16n8k16: operations of those that are not needed.
 long long saved(long long L, long long S, long long E) {
     return (instructions(L, S, E, 16) - instructions(L, S, E, 32)) * 2 * 16 * 8 * 16;
 }
@@ -53,18 +53,17 @@ std::vector<Answer> check() {
     for (int block = 0; block < 512; block += 64) fused += PrePass(512, 128).read;
     if (bytes_moved(64, 64) <= 0 || operations_saved(64, 64, 64) <= 0)  // or the search never ends
         return {claim("something is moved and something is saved", false, "you count nothing")};
-    return {compare("bytes of the pre-pass, S = 4096, E = 128", bytes_moved(4096, 128), moved),
-            compare("operations saved, L = S = 512, E = 64", operations_saved(512, 512, 64),
-                    saved(512, 512, 64)),
-            compare("shortest length, 150 operations a byte", shortest_length(128, 150),
-                    shortest(128, 150)),
-            compare("shortest length, 30 operations a byte", shortest_length(64, 30),
-                    shortest(64, 30)),
-            claim("it never pays for a single query", operations_saved(1, 65536, 128) <
-                                                          150 * bytes_moved(65536, 128),
-                  "one query has nothing to save"),
-            compare("bytes of K in the fused kernel, L = S = 512", bytes_fused(512, 512, 128),
-                    fused)};
+    return {
+        compare("bytes of the pre-pass, S = 4096, E = 128", bytes_moved(4096, 128), moved),
+        compare("operations saved, L = S = 512, E = 64", operations_saved(512, 512, 64),
+                saved(512, 512, 64)),
+        compare("shortest length, 150 operations a byte", shortest_length(128, 150),
+                shortest(128, 150)),
+        compare("shortest length, 30 operations a byte", shortest_length(64, 30), shortest(64, 30)),
+        claim("it never pays for a single query",
+              operations_saved(1, 65536, 128) < 150 * bytes_moved(65536, 128),
+              "one query has nothing to save"),
+        compare("bytes of K in the fused kernel, L = S = 512", bytes_fused(512, 512, 128), fused)};
 }
 
 }  // namespace attn::exercises
