@@ -55,7 +55,7 @@ def tables(words, measured):
     """Every curve: times, and the tier's over those of the others."""
     parts = []
     for _, record in with_curves(measured):
-        for (form, E, dtype), curve in sorted(curves(record).items()):
+        for (form, E, dtype), curve in sorted(curves(record).items(), reverse=True):
             rows = []
             for L, who in curve.items():
                 if TIER not in who:
