@@ -3,6 +3,7 @@
 A plot is drawn from one record, whose machine, date and source stand in its caption.
 """
 import re
+import textwrap
 
 import matplotlib.pyplot as plt
 
@@ -40,7 +41,7 @@ def short(case):
     """For a title of a small panel. A group that is named after the type need not say it twice."""
     text = case.replace("bfloat16", "bf16").replace("float16", "f16").replace("float32", "f32")
     words = text.split()
-    return " ".join(w for n, w in enumerate(words) if w not in words[:n])
+    return textwrap.fill(" ".join(w for n, w in enumerate(words) if w not in words[:n]), 28)
 
 
 def bars(folder, facts, record, file, name):
