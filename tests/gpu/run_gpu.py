@@ -6,7 +6,7 @@
 
     --build     the library, the tests and the C door, with ptxas' report on each kernel
     --test      the property tests of every GPU tier, and the tests that hold device memory
-    --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty shapes
+    --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty-six shapes
     --accuracy  cuda_int8 on every generator, with an error limit and without; its first call
     --bench     beside torch's backends, in one process (needs torch)
     --first     the first call of a process, beside torch's (needs torch)
