@@ -7,7 +7,7 @@
 /// One row of scores at a time, all sums in double, nothing clever: the judge of all other tiers.
 /// The largest score is subtracted before exp, which changes nothing in exact arithmetic (it
 /// divides numerator and denominator by the same number) and keeps exp from overflowing. Source:
-/// Vaswani et al. 2017, eq. 1. Limits: none.
+/// Vaswani et al. 2017, eq. 1. Limits: none. Taught in \ref tier_literal.
 #include "registry.hpp"
 #include "saturate.hpp"
 

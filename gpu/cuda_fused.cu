@@ -25,7 +25,7 @@
 /// Occupancy: 72 KB (Columns = 64) or 88 KB (128) of shared memory and at most 255 registers for
 /// 128 threads: two blocks, 8 warps, on a multiprocessor. That is enough because a thread has 64
 /// independent multiply-adds in flight. Limits: E and Ev up to 256; Ev above 128 is split over
-/// blocks, which then compute the scores again.
+/// blocks, which then compute the scores again. Taught in \ref tier_cuda_fused.
 ///
 /// \par Source
 /// Dao et al. 2022 (FlashAttention), algorithm 1; the loop order of FlashAttention-2.

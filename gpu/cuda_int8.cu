@@ -16,7 +16,7 @@
 ///
 /// Values of bfloat16 and float32 go through bfloat16 products, which keep the range of float32;
 /// those of float16 through float16. Limits: E and Ev up to 256. Short queries (decoding) are
-/// computed, but nothing is won: reading K takes the time there.
+/// computed, but nothing is won: reading K takes the time there. Taught in \ref tier_cuda_int8.
 ///
 /// \par Source
 /// Zhang et al. 2024, "SageAttention: accurate 8-bit attention for plug-and-play inference

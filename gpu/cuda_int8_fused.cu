@@ -54,9 +54,8 @@ struct FusedShape : MmaShape<T, HeadDim, 4, 1, 64, false> {
     }
 };
 
-/// \brief The tile of values from key `at` on, rounded to 16 bits where it is float32: for rows
-/// that
-///        `cp.async` cannot read.
+/// \brief The tile of values from key `at` on, rounded to 16 bits where it is float32: for
+///        rows that `cp.async` cannot read.
 template <class Shape, class From>
 __device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool wide,
                             unsigned char* tile) {
@@ -171,7 +170,6 @@ __device__ void prepare_whole_keys(const Int8Problem& p, Index b, Index h, Index
     __syncthreads();
 }
 
-//! [fused]
 template <class From, int HeadDim, bool masked>
 __global__ void __launch_bounds__(128)
     int8_fused_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
@@ -211,6 +209,7 @@ __global__ void __launch_bounds__(128)
         else
             fill_values<Shape, From>(problem, b, hk, at, p.wide_value, shared + to);
     };
+    //! [fused]
     // All that is read for the first time is on its way at once.
     const auto rows_of = [&](const TensorView& view, Index head, Index first) {
         return static_cast<const From*>(view.data) + b * view.stride[0] + head * view.stride[1] +
@@ -228,6 +227,7 @@ __global__ void __launch_bounds__(128)
     copy_async_commit();
 
     prepare_whole_keys<Shape, From>(p, b, h, hk, shared, key_staging, mean, scale, sums, found);
+    //! [fused]
     bool floating = false;
     for (int block = 0; block < blocks; ++block) floating |= found[block].floating != 0;
 
@@ -292,7 +292,6 @@ __global__ void __launch_bounds__(128)
         if (second || !__syncthreads_or(without || floating || (!finite && can_hide(problem))))
             break;
     }
-    //! [fused]
     if (!second) return;
     __syncwarp();  // the rows' first results are written before their second ones
     for (int row = 0; row < Shape::warp_rows; ++row) {

@@ -90,7 +90,6 @@ __device__ bool measure_whole_keys(const Int8Problem& p, Index b, Index hk, Inde
     return !__syncthreads_or(!good);
 }
 
-//! [measure]
 /// One group of threads per block of 64 keys: HeadDim threads, or a warp where rows are not whole.
 template <int HeadDim, bool whole>
 __global__ void __launch_bounds__(threads_per_block, whole ? 5 : 1)
@@ -120,7 +119,6 @@ __global__ void __launch_bounds__(threads_per_block, whole ? 5 : 1)
         });
     if (threadIdx.x % group_threads == 0) p.keys.block[index] = found;
 }
-//! [measure]
 
 /// Blocks begin .. end - 1 of 64 keys of head n become integers: one thread a key.
 /// \param find_mean  called while the first keys are on their way
@@ -175,7 +173,6 @@ __device__ void round_whole_keys(const Int8Problem& p, const KeyHead& head, Inde
     });
 }
 
-//! [quantize]
 /// One block per `chunk` blocks of 64 keys.
 template <int HeadDim, bool whole>
 __global__ void __launch_bounds__(threads_per_block, whole ? 3 : 1)
@@ -222,7 +219,6 @@ __global__ void __launch_bounds__(threads_per_block, whole ? 3 : 1)
         });
     }
 }
-//! [quantize]
 
 template <int HeadDim, bool whole>
 void launch_both(const Int8Problem& p, Masking masking, cudaStream_t stream) {

@@ -74,10 +74,9 @@ struct LaneRotation {
     }
 };
 
-/// \brief A whole number x as the float 1.5 * 2^23 + x has these bits, for |x| < 2^22: integers
-/// that
-///        start there turn into floats by one subtraction. (The conversion instruction shares its
-///        unit with `ex2`, and is eight times slower.)
+/// \brief A whole number x as the float 1.5 * 2^23 + x has these bits, for |x| < 2^22:
+///        integers that start there turn into floats by one subtraction. (The conversion
+///        instruction shares its unit with `ex2`, and is eight times slower.)
 inline constexpr int float_bits_of_zero = 0x4b400000;
 inline constexpr float float_of_zero = 12582912.0f;
 static_assert(127 * 127 * 256 < 1 << 22, "the largest product");

@@ -136,9 +136,8 @@ struct QueryScales {
     std::uint8_t* without;  ///< (rows) 1: a row with a number that has no integer
 };
 
-/// \brief Query rows first_row .. of head (b, h) become integers, in a tile of rows of HeadDim
-/// bytes
-///        at `tile(row, piece of 16 channels)`. The work of a whole block.
+/// \brief Query rows first_row .. of head (b, h) become integers, in a tile of rows of
+///        HeadDim bytes at `tile(row, piece of 16 channels)`. The work of a whole block.
 /// \param unit  |scale|, in units of log 2 if the kernel wants them
 /// \param sign  -1: negated, for a scale below 0 \param mean  (HeadDim) of K; null: no shift wanted
 /// \param staging  (warps, Rotation::staging_floats)
@@ -319,6 +318,7 @@ __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index fir
             const int j =
                 base + n * at_once + warp * rows_of_warp(HeadDim) + lane_row(lane, HeadDim);
             const bool integers = block.integer >> j & 1;
+            //! [smooth, rotate, round]
 #pragma unroll
             for (int e = 0; e < lane_channels; ++e)
                 x[n][e] = integers && first + e < p.E ? x[n][e] - mean[first + e] : 0.0f;
@@ -326,6 +326,7 @@ __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index fir
             const Quantizer quantizer(row_magnitude<HeadDim>(x[n]));
             *tile(j, first / lane_channels) = sixteen_bytes(quantizer, x[n]);
             if (first == 0) scale[j] = quantizer.scale;
+            //! [smooth, rotate, round]
         }
     }
 }

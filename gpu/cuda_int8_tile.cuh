@@ -32,7 +32,6 @@ struct Int8Shape : MmaShape<T, HeadDim, Warps, MTiles, Keys, false> {
     static_assert(scale_at >= Base::query_bytes, "the out tile takes the place of what was read");
 };
 
-//! [integer product]
 /// \brief product = Q K^T + float_bits_of_zero
 /// \param query  this lane's address in the first row tile \param key  in the key tile
 template <class Shape>
@@ -42,6 +41,7 @@ __device__ inline void multiply_integers(int (&product)[Shape::MTiles][Shape::Ke
     const int zero[4] = {float_bits_of_zero, float_bits_of_zero, float_bits_of_zero,
                          float_bits_of_zero};
 #pragma unroll
+    //! [integer product]
     for (int k = 0; k < Shape::HeadDim / 32; ++k) {
         std::uint32_t a[MT][4];
 #pragma unroll
@@ -62,8 +62,8 @@ __device__ inline void multiply_integers(int (&product)[Shape::MTiles][Shape::Ke
                 }
         }
     }
+    //! [integer product]
 }
-//! [integer product]
 
 //! [dequantize]
 /// \brief score = product * step of the key, by one operation: the bits of the product are those of

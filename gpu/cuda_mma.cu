@@ -14,7 +14,7 @@
 ///
 /// Rows that `cp.async` cannot read in pieces of 16 bytes (E not a multiple of 8, odd strides,
 /// unaligned) are packed first; a boolean mask that serves several heads becomes bits and tile
-/// classes. Limits: E and Ev up to 256.
+/// classes. Limits: E and Ev up to 256. Taught in \ref tier_cuda_mma.
 ///
 /// \par Source
 /// Dao 2023, "FlashAttention-2: faster attention with better parallelism and work partitioning".

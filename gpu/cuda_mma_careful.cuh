@@ -151,10 +151,9 @@ __device__ inline bool meets_infinite(const Problem& p, Index b, Index h, Index 
     return __any_sync(~0u, meets);
 }
 
-/// \brief One query row by a whole warp, key by key, in float32; writes `columns` (at most 256) of
-/// its
-///        columns from `first` on, and its logsumexp. \param always  false: only if the row sees a
-///        value that is not finite
+/// \brief One query row by a whole warp, key by key, in float32; writes `columns` (at most
+///        256) of its columns from `first` on, and its logsumexp. \param always  false: only if the
+///        row sees a value that is not finite
 template <class T>
 __device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, Index first = 0,
                                    Index columns = 256, bool always = false) {

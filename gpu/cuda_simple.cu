@@ -11,6 +11,7 @@
 ///
 /// The price is the L x S matrix: written once, read and written by the softmax, read Ev times by
 /// the last step. As in `literal`, a key that may not be seen is not read. Limits: none but memory.
+/// Taught in \ref tier_cuda_simple.
 #include "device.hpp"
 #include "mask.cuh"
 

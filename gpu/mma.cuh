@@ -32,9 +32,8 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
 __device__ inline void copy_async_16(std::uint32_t to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
-/// \brief The same if `valid`; otherwise writes zeros, and `from` may point anywhere. (Not the form
-/// of
-///        cp.async with a size of 0: it may still touch the address.)
+/// \brief The same if `valid`; otherwise writes zeros, and `from` may point anywhere. (Not the
+///        form of cp.async with a size of 0: it may still touch the address.)
 __device__ inline void copy_async_16(std::uint32_t to, const void* from, bool valid) {
     asm volatile(
         "{\n"

@@ -5,6 +5,9 @@ import matplotlib.pyplot as plt
 
 from figures import GREY, save
 
+ZH = {"as it lies: column = row\n{} turns": "照原样：列 = 行\n{} 轮", "column = row ^ {}\n{} turns": "列 = 行 ^ {}\n{} 轮",
+      "bank": "存储体", "lanes that write to it": "写它的线程数"}
+
 
 def draw(folder, root, facts):
     source = (root / "gpu/cuda_fused.cu").read_text()

@@ -6,6 +6,16 @@ import matplotlib.pyplot as plt
 
 from figures import GREY, save
 
+ZH = {"row {}": "第 {} 行", "lane: register of each element; four lanes share a row":
+      "“线程: 寄存器”，每个元素一格；四个线程共有一行", "copy {}": "拷贝 {}", "read {}": "读 {}", "warp": "线程束",
+      "stage {}": "段 {}", "scores": "得分", "values": "值",
+      "gpu/cuda_mma_kernel.cuh: the next tile is copied while this one is used":
+          "gpu/cuda_mma_kernel.cuh：用着这一块，拷贝下一块",
+      "gpu/cuda_mma_split.cu (few queries): {} stages, {} copies under way":
+          "gpu/cuda_mma_split.cu（查询很少）：{} 段，{} 次拷贝在途",
+      "calls of the loop, in the order of the source (not to the scale of time); dotted: waits for copies":
+          "循环里的调用，按源码的次序（不按时间的比例）；虚线：等待拷贝"}
+
 PAINT = ["#4a90d9", "#e69f00", "#009e73", "#d55e00"]
 
 

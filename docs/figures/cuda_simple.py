@@ -3,6 +3,9 @@ import matplotlib.pyplot as plt
 
 from figures import GREY, save
 
+ZH = {"neighbours:\n{} sectors": "相邻：\n{} 个扇区", "{}, first 64 sectors of 256:\n{} sectors":
+      "{}，256 个扇区的前 64 个：\n{} 个扇区", "{}:\n{} sectors": "{}：\n{} 个扇区"}
+
 
 def draw(folder, root, facts):
     """Lane n reads float n * E: each square is a sector of 32 bytes, filled where it is used."""

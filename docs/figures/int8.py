@@ -4,6 +4,11 @@ import matplotlib.pyplot as plt
 import plots_int8
 from figures import GREY, save
 
+ZH = {"weight of a key": "一个键的权重", "key {}": "键 {}",
+      "lost below, against the row: {} of all weight": "对着整行，线下的丢失：全部权重的 {}",
+      "lost below, against the block: {}": "对着所在的块，线下的丢失：{}", "key j, in blocks of 64": "键 j，每块 64 个",
+      "weight / largest of the row": "权重 / 行内最大的权重"}
+
 
 def draw(folder, root, facts):
     beside_a_sink(folder, facts["int8"]["sink"])

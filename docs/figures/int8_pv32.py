@@ -4,6 +4,10 @@ import matplotlib.pyplot as plt
 import plots_int8
 from figures import save
 
+ZH = {"a layer of a real model,\nhead {}, token {}": "真实模型的一层，\n头 {}，词元 {}",
+      "generator {},\nhead {}, token {}": "生成器 {}，\n头 {}，词元 {}", "{}\nstep {}": "{}\n步长 {}", "channel": "通道",
+      "as it comes": "原样", "without the mean": "去掉平均", "and rotated": "再旋转"}
+
 
 def draw(folder, root, facts):
     key_rows(folder, facts["int8"]["key_rows"])

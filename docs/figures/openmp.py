@@ -5,6 +5,9 @@ import matplotlib.pyplot as plt
 
 from figures import save
 
+ZH = {"task {}": "任务 {}", "key j": "键 j", "query row i": "查询行 i",
+      "tasks of {} rows, the longest first": "每个任务 {} 行，最长的先做"}
+
 
 def draw(folder, root, facts):
     """Tasks of one head of tier openmp, numbered in the order in which they are handed out."""

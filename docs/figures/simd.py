@@ -5,6 +5,9 @@ import matplotlib.pyplot as plt
 
 from figures import save
 
+ZH = {"b: queries": "b：查询", "c: {} x {} sums": "c：{} x {} 个和", "AVX-512: {} registers": "AVX-512：{} 个寄存器",
+      "AVX2: {} registers": "AVX2：{} 个寄存器", "SSE2: {} registers": "SSE2：{} 个寄存器"}
+
 
 def draw(folder, root, facts):
     """Accumulators, operands and broadcast of tier simd's inner loop, read from its source."""

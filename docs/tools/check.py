@@ -14,13 +14,14 @@ DOCS = pathlib.Path(__file__).resolve().parents[1]
 # A time, a rate, or "so many times faster": only records may say these.
 MEASURED = [r"\d\s*(?:ms|us|µs|μs|ns|seconds?|minutes?|秒|毫秒|微秒|分钟)\b(?!\s*device)",
             r"\d\s*[KMGTP]?(?:FLOP|B|iB|OP)s?/s", r"\d\s*(?:x|times|倍)\s*(?:faster|slower|as fast|快|慢)",
-            r"快\s*\d|慢\s*\d", r"\d\s*(?:%|％|per cent)"]
+            r"快\s*\d|慢\s*\d", r"(?:\d|several|some|few)\s*(?:%|％|per cent)"]
 TRANSLATED = ("start", "course", "notebooks", "measured", "tier_", "why_")  # pages that must exist in both languages
 
 
 def typed_numbers():
     bad = []
-    files = [*DOCS.glob("*.dox"), *DOCS.glob("zh/*.dox"), *DOCS.glob("exercises/*/task*.md")]
+    files = [*DOCS.glob("*.dox"), *DOCS.glob("zh/*.dox"), DOCS / "steps_cuda.md",
+             *DOCS.glob("exercises/*/task*.md")]
     for path in sorted(files):
         for number, line in enumerate(path.read_text().split("\n"), 1):
             line = re.sub(r"\{\{[^}]*\}\}|width=100%|minutes=", "", line)
@@ -64,6 +65,18 @@ def tiers_without_page():
             bad.append(f"tier {name} has no docs/tier_{name}.dox")
         if len(list(DOCS.glob(f"exercises/{name}_[0-9]"))) < 2:
             bad.append(f"tier {name} has fewer than two exercises")
+    return bad
+
+
+def sources_that_lead_to_no_page():
+    """The first comment of a tier's main file says where the tier is taught."""
+    root, bad = DOCS.parent, []
+    for name in sources.names(root):
+        path = next(iter(sources.files_of(root, name)), None)
+        said = re.match(r"(?:///.*\n)*", path.read_text())[0] if path else ""
+        if f"Taught in \\ref tier_{name}." not in said:
+            bad.append(f"{path.relative_to(root) if path else name}: its first comment does not say "
+                       f"\"Taught in \\ref tier_{name}.\"")
     return bad
 
 
@@ -162,7 +175,7 @@ def main():
         bad = broken_links(arguments.site)
     else:
         bad = (typed_numbers() + one_language() + tiers_without_page()
-               + tests_that_do_not_exist() + headings_out_of_order() + pitfalls_without_test())
+               + sources_that_lead_to_no_page() + tests_that_do_not_exist() + headings_out_of_order() + pitfalls_without_test())
     for line in bad:
         print(f"docs: {line}", file=sys.stderr)
     sys.exit(1 if bad else 0)

@@ -32,6 +32,7 @@ Json limits_of(const Tier& tier) {
             {"grouped_heads", tier.limits.grouped_heads},
             {"logsumexp", tier.limits.logsumexp},
             {"max_head_dim", tier.limits.max_head_dim},
+            {"error_limit", tier.limits.error_limit},
             {"requires", tier.limits.requires_}};
 }
 

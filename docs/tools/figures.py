@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from words import WORDS  # noqa: E402
+import figure_words  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GREY = "#8a8a8a"
@@ -31,11 +31,30 @@ def colour(facts, name):
     return PALETTE[order.index(name) % len(PALETTE)] if name in order else GREY
 
 
+chinese = None  # a figure_words.Chinese while figures are drawn for the Chinese pages
+
+
+def speak(language, facts, table=()):
+    """The language of the figures to come, and what a script brings of its own."""
+    global chinese
+    chinese = figure_words.Chinese(facts, table) if language == "zh" else None
+
+
 def save(figure, folder, name):
+    if chinese:
+        chinese(figure)
     figure.tight_layout()
-    figure.savefig(folder / f"{name}.svg", transparent=True, metadata={"Date": None},
-                   bbox_inches="tight")
+    path = folder / f"{name}.svg"
+    figure.savefig(path, transparent=True, metadata={"Date": None}, bbox_inches="tight")
+    if chinese:  # which forms of the characters a browser takes
+        path.write_text(path.read_text().replace("<svg ", '<svg xml:lang="zh-CN" ', 1))
     plt.close(figure)
+
+
+def of_record(text):
+    """Marks a text that a record brought: its words may have no translation."""
+    text.from_record = True
+    return text
 
 
 def legend_beside(axes):
@@ -45,7 +64,7 @@ def legend_beside(axes):
 
 # ---- the map -------------------------------------------------------------------------------------
 
-def ladder_map(folder, facts, language, pages):
+def ladder_map(folder, facts, language, pages, ideas):
     lines = ["digraph ladder {", '  rankdir=LR; bgcolor="transparent"; nodesep=0.25; ranksep=0.4;',
              f'  node [shape=box, style="rounded", fontname="sans-serif", fontsize=11, '
              f'color="{GREY}", fontcolor="{GREY}"]; edge [color="{GREY}"];']
@@ -53,7 +72,7 @@ def ladder_map(folder, facts, language, pages):
         name = tier["name"]
         link = f', URL="\\ref tier_{name}"' if f"tier_{name}" in pages else ""
         lines.append(f'  {name} [label="{name}", color="{colour(facts, name)}", penwidth=2, '
-                     f'tooltip="{tier["idea"]}"{link}];')
+                     f'tooltip="{ideas[name]}"{link}];')
         if tier["builds_on"] != "nothing":
             lines.append(f'  {tier["builds_on"]} -> {name};')
     lines.append("}")
@@ -160,20 +179,20 @@ def errors(folder, facts):
     save(figure, folder, "errors")
 
 
-def draw(folder, facts, measured, language):
-    folder.mkdir(parents=True, exist_ok=True)
+def draw(folder, facts, language, ideas):
+    """The map and the pictures of the code. `ideas` by tier, in that language."""
     root = ROOT / "docs"
     pages = {p.stem for p in (root if language == "en" else root / language).glob("*.dox")}
-    ladder_map(folder, facts, language, pages)
-    assert language in WORDS
-    if language != "en":
-        return  # the figures are shared
+    ladder_map(folder, facts, language, pages, ideas)
+    speak(language, facts)
     for name in facts["trace"]:
         access_order(folder, facts, name)
     matrices_to_scale(folder)
     running_state(folder, facts)
-    for script in sorted((root / "figures").glob("*.py")):  # figures of one tier's page
-        if f"tier_{script.stem}" in pages and script.stem in {t["name"] for t in facts["tiers"]}:
-            runpy.run_path(str(script))["draw"](folder, root.parent, facts)
     memory(folder, facts)
     errors(folder, facts)
+    for script in sorted((root / "figures").glob("*.py")):  # figures of one tier's page
+        if f"tier_{script.stem}" in pages and script.stem in {t["name"] for t in facts["tiers"]}:
+            drawing = runpy.run_path(str(script))
+            speak(language, facts, drawing.get("ZH", ()))
+            drawing["draw"](folder, root.parent, facts)

@@ -38,7 +38,7 @@ def not_measured(words, what):
 
 
 def accuracy(words, folder, tier):
-    """The worst head of each generator; below, what others' kernels showed on normal data."""
+    """The worst head of each generator, and others beside it."""
     text = ""
     for path, data in records(folder, "int8 accuracy"):
         rows = [[f"`{r['inputs']}`", r["E"], f"{r['cosine']:.6f}", f"{r['relative_l1']:.2g}",
@@ -48,14 +48,18 @@ def accuracy(words, folder, tier):
             [words["generator"], "E", words["cosine"], words["relative_l1"], words["relative_l2"],
              words["largest"], "logsumexp"], rows))
         text += caption(words, path, data)
-    if not text:
-        return not_measured(words, "accuracy")
+    return text + anchors(words, folder) if text else not_measured(words, "accuracy")
+
+
+def anchors(words, folder):
+    """What others' kernels showed on normal data."""
+    text = ""
     for path, data in records(folder, "anchors of accuracy"):
         rows = [[r["name"], f"{r['dtype']}, E = {r['E']}{', causal' if r['causal'] else ''}",
                  f"{r['cosine']:.6f}", f"{r['relative_l2']:.2g}"] for r in data["rows"]]
         text += ("\n" + words["int8_anchors"] + "\n"
                  + table([words["anchor"], words["case"], words["cosine"], words["relative_l2"]], rows)
-                 + f"\n{data['machine']['gpu']}; {data['date']}; {data['method']}; "
+                 + f"\n{data['machine']['gpu']}; {data['date']}; {data.get(words['method_key'], data['method'])}; "
                    f"docs/measured/{path.name}\n")
     return text
 
@@ -69,7 +73,7 @@ def speed(words, folder, tier):
             if r["tier"] != tier:
                 continue
             rows.append([", ".join(str(n) for n in r["shape"]),
-                         words["yes"] if r["causal"] else words["no"],
+                         words["is_so"] if r["causal"] else words["is_not"],
                          cell(r["seconds"]["median"], time_text),
                          rate_text(r["gflops_per_second"]), f"{r['times_simd']['median']:.2f}"])
         text += table(["(B, H, L, S, E)", words["causal"], words["median"], "GFLOP/s",

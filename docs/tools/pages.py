@@ -1,28 +1,26 @@
 """Fills the {{directives}} of the pages: docs/*.dox (English) and docs/zh/*.dox (Chinese).
 
-A directive is {{name argument key=value}}; its function below is named after it. Everything it
-writes comes from the registry (facts), the records, the exercises or the sources.
+A directive is {{name argument key=value}}; a method do_name is what fills it: those of the course and
+the ladder here, the others in directives_library.py and directives_measured.py. Everything they write
+comes from the registry (facts), the records, the exercises or the sources.
 """
-import json
 import re
 import sys
-import tomllib
 import xml.sax.saxutils
 
 import excerpts
-import int8
 import tables
-import plots
-import tables_gpu
 import taught
-from sources import files_of, tests_of
+from directives_library import Library
+from directives_measured import Measurements
+from sources import files_of
 from words import WORDS
 
 QUESTIONS = ["why_no_transpose", "why_fused", "why_masks", "why_memory", "why_auto", "why_int8"]
 DIRECTIVE = re.compile(r"\{\{(\w+)\s*([^}]*)\}\}")
 
 
-class Maker:
+class Maker(Library, Measurements):
     def __init__(self, root, work, language, facts, measured, verdicts):
         self.root, self.work, self.language = root, work, language
         self.facts, self.measured, self.verdicts = facts, measured, verdicts
@@ -184,252 +182,3 @@ class Maker:
                 f"{words['previous']}: {before}"
                 + (f" &emsp; {words['next']}: {after}" if after else "")
                 + "\n\\htmlonly\n</div>\n\\endhtmlonly")
-
-    # ---- directives: what the library says of itself --------------------------------------------
-
-    def do_worked(self):
-        return tables.worked(self.words, self.facts["worked_example"])
-
-    def do_running_state(self):
-        return tables.running_state(self.words, self.facts["running_state"])
-
-    def do_errors(self, name):
-        return tables.errors(self.words, self.tier(name))
-
-    def do_scratch(self, *names):
-        chosen = [t for t in self.facts["tiers"] if "scratch" in t and (not names
-                                                                       or t["name"] in names)]
-        return tables.scratch(self.words, chosen)
-
-    def do_scratch_at(self, name, L):
-        for point in self.tier(name)["scratch"]:
-            if point["L"] == int(L):
-                return tables.bytes_text(point["bytes"])
-        sys.exit(f"docs: {self.page}: no scratch of {name} at L = {L}")
-
-    def do_generators(self):
-        return tables.generators(self.words, self.facts["generators"])
-
-    def do_mutants(self):
-        """The programs that the tests must catch."""
-        path = self.root / "tests/mutants/mutants.toml"
-        mutants = tomllib.loads(path.read_text())["mutant"]
-        return tables.table([self.words["tier"], self.words["mutant"], self.words["models"]],
-                            [[f"`{m['tier']}`" if m.get("tier") else "", m["name"], m["models"]]
-                             for m in mutants])
-
-    def do_speeds(self):
-        """Says so where `auto` has no recorded speeds to go by."""
-        recorded = re.findall(r"(?m)^ATTN_SPEED\((\w+)", (self.root / "lib/speeds.def").read_text())
-        missing = [t["name"] for t in self.facts["tiers"] if t["name"] not in recorded]
-        return self.words["no_speeds"].format(", ".join(missing)) if missing else ""
-
-    def do_explained(self):
-        return tables.explained(self.words, self.facts["explained"])
-
-    def do_test(self, *sentence):
-        """The name of a test, which must exist."""
-        name = " ".join(sentence)
-        if name not in tests_of(self.root):
-            sys.exit(f"docs: {self.page}: tests/ has no test \"{name}\"")
-        return f"<em>{name}</em>"  # a star after a Chinese colon is a star
-
-    # ---- directives: exercises ------------------------------------------------------------------
-
-    def do_exercises(self, name):
-        folders = sorted((self.root / "docs/exercises").glob(f"{name}_[0-9]"))
-        if not folders:
-            sys.exit(f"docs: {self.page}: docs/exercises has none for {name}")
-        return "\n".join(self.exercise(folder) for folder in folders)
-
-    def exercise(self, folder):
-        words = self.words
-        task = folder / ("task.md" if self.language == "en" else f"task.{self.language}.md")
-        title, _, rest = task.read_text().partition("\n")
-        body, _, hint = rest.partition("<!-- hint -->")
-        path = folder.relative_to(self.root)
-
-        def folded(summary, inside):
-            return (f"\\htmlonly\n<details><summary>{summary}</summary>\n\\endhtmlonly\n{inside}\n"
-                    "\\htmlonly\n</details>\n\\endhtmlonly\n")
-        return (f"### {words['task'].format(folder.name)}: {title.lstrip('# ')}\n{body}\n"
-                + words["try"].format(folder.name) + "\n\n"
-                + f"\\include whole/{path}/start.cpp\n"
-                + (folded(words["hint"], hint) if hint.strip() else "")
-                + folded(words["solution"], f"\\include whole/{path}/solution.cpp"))
-
-    def do_verdict(self, exercise, *words_of_case):
-        """What the judge says of the unsolved exercise, in its own words."""
-        found, case = self.verdicts.get(exercise), " ".join(words_of_case)
-        if found is None:
-            sys.exit(f"docs: {self.page}: no verdict on {exercise}")
-        lines = [c for c in found["start"]["cases"] if not case or c["case"] == case]
-        if not lines:
-            sys.exit(f"docs: {self.page}: {exercise} has no case {case}")
-        return tables.verdict(self.words, max(lines, key=lambda c: tables.number(c["ratio"])))
-
-    def do_bug_grid(self):
-        return tables.bug_grid(self.words, self.root, self.verdicts)
-
-    def do_output(self, example):
-        """What a program in docs/examples/ printed when the site was built."""
-        text = (self.work.parent / f"output_{example}.txt").read_text()
-        return f"\\verbatim\n{text}\\endverbatim"
-
-    def do_drop_in(self):
-        """The lines that put the library in PyTorch's place, as the Python module states them."""
-        text = (self.root / "lib/python/attention_ladder/__init__.py").read_text()
-        lines = re.search(r"(?m)^    import attention_ladder as al\n(?:    .*\n)+", text)
-        if not lines:
-            sys.exit("docs: the Python module no longer says how it is dropped in")
-        return "```{.py}\n" + re.sub(r"(?m)^    ", "", lines[0]) + "```"
-
-    def do_notebooks(self):
-        titles = []
-        for path in sorted((self.root / "notebooks").glob("*.ipynb")):
-            cells = json.loads(path.read_text())["cells"]
-            first = "".join(next(c["source"] for c in cells if c["cell_type"] == "markdown"))
-            title = first.split("\n")[0].lstrip("# ")
-            titles.append([title, f"`notebooks/{path.name}`"])
-        if not titles:
-            return self.words["no_notebooks"]
-        return tables.table(["", self.words["files"]], titles)
-
-    def do_anchors(self):
-        """What others' kernels take at the seed's shapes, from the record that holds them."""
-        return tables.anchors(self.words, self.root / "docs/measured")
-
-    def do_int8_accuracy(self, name):
-        return int8.accuracy(self.words, self.root / "docs/measured", name)
-
-    def do_int8_speed(self, name):
-        return int8.speed(self.words, self.root / "docs/measured", name)
-
-    def do_int8_plot(self, kind, name):
-        return int8.plots(self.words, self.root / "docs/measured", kind, name)
-
-    def do_int8_without(self, what):
-        """Errors with an idea left out: `scores` or `values`, computed by docs_facts."""
-        return int8.without(self.words, self.facts["int8"][f"without_{what}"])
-
-    def do_int8_error(self, what, inputs, *name):
-        return f"{self.int8_number(what, inputs, name, 'relative_l2'):.2g}"
-
-    def do_int8_ratio(self, what, inputs, *name):
-        """The judge's error / bound."""
-        return tables.ratio_text(self.int8_number(what, inputs, name, "ratio"))
-
-    def int8_number(self, what, inputs, name, key):
-        rows = self.facts["int8"][f"without_{what}"]
-        return int8.without_number(rows, inputs.replace("_", " ") if inputs.startswith("a_") else inputs,
-                                   " ".join(name), key)
-
-    def do_int8_step(self, inputs, stage):
-        """Stage 0, 1 or 2 of the key of the picture: the step that it would be rounded with."""
-        rows = self.facts["int8"]["key_rows"]
-        steps = next(row["stages"] for row in rows if row["inputs"] == inputs)
-        return f"{steps[int(stage)]['step']:.3g}"
-
-    def do_int8_lost(self, against):
-        """The share of a row's weight that rounding loses beside a sink."""
-        return f"{100 * self.facts['int8']['sink'][f'lost_against_{against}']:.2g} %"
-
-    def do_int8_state(self):
-        found = [t for t in self.facts["tiers"] if t["quantized"] or "int8" in t["name"]]
-        if not found:
-            return self.words["no_int8"]
-        text = self.words["int8_tiers"].format(", ".join(self.link(t["name"]) for t in found))
-        if not any(t["device"] == "gpu" for t in found):
-            text += "\n\n" + self.words["no_gpu_int8"]
-        return text
-
-    def do_int8_times(self, name, L, E):
-        """Times as fast as `simd` on one thread, not causal."""
-        return int8.times(self.words, self.root / "docs/measured", name, int(L), int(E))
-
-    # ---- directives: measured -------------------------------------------------------------------
-
-    def do_measured(self, name):
-        base = self.tier(name)["builds_on"]
-        if not any(row["tier"] == name for record in self.measured for row in record.rows):
-            if int8.measured(self.root / "docs/measured", name):
-                return ""  # in records of another form: {{int8_speed}}
-        return tables.measured(self.words, self.measured, name, base)
-
-    def do_plot(self, kind, name=""):
-        """A figure made from records; a sentence where there is no record for it."""
-        made = plots.made_from_records(kind, name, self.measured)
-        if not made:  # a tier's own page has said above that nothing was measured
-            return "" if name else self.words["not_measured"].format(what=self.words[kind])
-        return "\n\n".join(f"\\image html {file} \"{self.caption_text(record)}\" width=100%"
-                           for file, record in made)
-
-    def caption_text(self, record):
-        return record.caption(self.words).replace("`", "").replace('"', "'")
-
-    def cited(self, record):
-        """Where a number in a sentence comes from: said once for numbers that follow each other."""
-        source = (self.page, record.machine, record.date)
-        again, self.last_cited = source == self.last_cited, source
-        return "" if again else f" ({record.machine}, {record.date})"
-
-    def do_ratio(self, slow, fast, case):
-        """`slow`'s time divided by `fast`'s, from the first record that holds both. PyTorch's
-        backends are torch_default and so on."""
-        case, slow = case.replace("_", " "), slow.replace("torch_", "torch ")
-        for record in [*self.measured, *self.measured.lengths]:
-            a, b = record.find(slow, case), record.find(fast, case)
-            if a and b:
-                return f"{a['seconds'] / b['seconds']:.3g}" + self.cited(record)
-        return self.words["not_measured_inline"]
-
-    def do_across(self, slow, slow_case, fast, fast_case):
-        """`slow`'s time divided by `fast`'s, from records of two machines. The cases must ask for the
-        same work."""
-        found = []
-        for tier, case in ((slow, slow_case), (fast, fast_case)):
-            rows = ((record, record.find(tier, case.replace("_", " "))) for record in self.measured)
-            found.append(next(((record, row) for record, row in rows if row), None))
-        if None in found:
-            return self.words["not_measured_inline"]
-        (here, a), (there, b) = found
-        if (a["flops"], a["dtype"], a["shape"]) != (b["flops"], b["dtype"], b["shape"]):
-            sys.exit(f"docs: {self.page}: {slow_case} and {fast_case} are different problems")
-        self.last_cited = None
-        return (f"{a['seconds'] / b['seconds']:.3g} ({here.machine}, {a['threads']} "
-                f"{self.words['one_thread' if a['threads'] == 1 else 'threads']}, {here.date}; "
-                f"{there.machine}, {there.date})")
-
-    def do_saves(self, name, case, less):
-        """The tier's time on a case divided by its time on one that asks for less."""
-        name = name.replace("torch_", "torch ")
-        for record in self.measured:
-            a, b = (record.find(name, c.replace("_", " ")) for c in (case, less))
-            if a and b:
-                return f"{a['seconds'] / b['seconds']:.3g}" + self.cited(record)
-        return self.words["not_measured_inline"]
-
-    def do_versus(self):
-        return tables.versus(self.words, self.measured.rivals)
-
-    def do_beside(self, rival, case, threads):
-        """PyTorch's time divided by the rival's, from a record in which they took turns."""
-        for record in self.measured.rivals:
-            for row in record.rows:
-                if (row["rival"], row["case"], row["threads"]) == (rival, case.replace("_", " "),
-                                                                   int(threads)):
-                    many = self.words["one_thread" if int(threads) == 1 else "threads"]
-                    return (f"{row['torch_over_this_median']:.3g}, {threads} {many}"
-                            + self.cited(record))
-        return self.words["not_measured_inline"]
-
-    def do_step(self, new, old):
-        """Speed with a step divided by the speed without it, over all pairs that were tried."""
-        for path in sorted((self.root / "docs/measured").glob("gpu_steps_*.json")):
-            if found := tables_gpu.step(path, new, old):
-                return found
-        return self.words["not_measured_inline"]
-
-    def do_all_measured(self):
-        return (tables.all_measured(self.words, [*self.measured, *self.measured.lengths]) + "\n"
-                + tables_gpu.all_of(self.words, self.root / "docs/measured"))

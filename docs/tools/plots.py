@@ -3,11 +3,12 @@
 A plot is drawn from one record, whose machine, date and source stand in its caption.
 """
 import re
+import textwrap
 
 import matplotlib.pyplot as plt
 
 import figures
-from figures import GREY, colour, legend_beside, save
+from figures import GREY, colour, legend_beside, of_record, save
 
 OTHERS = {"torch": "v", "torch default": "v", "torch flash": "<", "torch cudnn": ">",
           "torch efficient": "^", "openblas": "s", "onnxruntime": "D"}
@@ -40,7 +41,7 @@ def short(case):
     """For a title of a small panel. A group that is named after the type need not say it twice."""
     text = case.replace("bfloat16", "bf16").replace("float16", "f16").replace("float32", "f32")
     words = text.split()
-    return " ".join(w for n, w in enumerate(words) if w not in words[:n])
+    return textwrap.fill(" ".join(w for n, w in enumerate(words) if w not in words[:n]), 28)
 
 
 def bars(folder, facts, record, file, name):
@@ -67,7 +68,7 @@ def bars(folder, facts, record, file, name):
                       alpha=1 if name in ("", who) else 0.45)
             axes.text(rate, y, f" {rate:.3g}" if row else " not measured", va="center",
                       fontsize=8.5 if row else 7)
-        axes.set_title(short(case), fontsize=9)
+        of_record(axes.set_title(short(case), fontsize=9))
         axes.set_xlim(0, 1.3 * max(row["gflops"] for row in best[case].values()) / size)
         axes.set_xticks([])
         axes.set_yticks(range(len(present)), present, fontsize=9)
@@ -105,8 +106,9 @@ def time_plot(folder, facts, record, file, name):
         axes.set_xlabel("L = S")
         axes.set_title(title, fontsize=10)
     B, Hq, H, E, Ev = rows[0]["shape"]
-    figure.suptitle(f"(B, Hq, H, E, Ev) = ({B}, {Hq}, {H}, {E}, {Ev}), {rows[0]['dtype']}, "
-                    f"{fewest} thread{'s' if fewest > 1 else ''}", fontsize=10)
+    threads = f", {fewest} thread{'s' if fewest > 1 else ''}" if fewest != "-" else ""
+    figure.suptitle(f"(B, Hq, H, E, Ev) = ({B}, {Hq}, {H}, {E}, {Ev}), {rows[0]['dtype']}{threads}",
+                    fontsize=10)
     legend_beside(panels.flat[-1])
     save(figure, folder, file)
 

@@ -78,8 +78,11 @@ class Gpu(Record):
     """The GPU tiers beside torch's backends in one process; a torch row's tier is "torch ..."."""
     def __init__(self, path, data):
         rows = []
-        for c in data["cases"]:
-            name = f"{c['group']} L={c['L']} E={c['E']} {c['dtype']}"
+        # A case that failed stands in the record; {{all_measured}} shows it.
+        self.failed = [f"{c['group']}: {c['failed']}" for c in data["cases"] if "failed" in c]
+        for c in (c for c in data["cases"] if "failed" not in c):
+            sizes = f"L={c['L']}" if c["L"] == c["S"] else f"B={c['B']} L={c['L']} S={c['S']}"
+            name = f"{c['group']} {sizes} E={c['E']} {c['dtype']}"
             name += " causal" if c["causal"] else ""
             name += f" mask {c['mask']}" if c["mask"] else ""
             for who, microseconds in c["microseconds"].items():
@@ -166,7 +169,7 @@ class Measured(list):
             row = (data.get("rows") or [{}])[0]
             if "mma_peak_tflops" in data:
                 peaks[data["machine"]["gpu"]] = data["mma_peak_tflops"]
-            if data.get("cases") and "microseconds" in data["cases"][0]:
+            if any("microseconds" in case for case in data.get("cases", [])):
                 self.append(Gpu(path, data))
             elif "rival" in row:
                 self.rivals.append(Rivals(path, data))

@@ -4,6 +4,7 @@ Called by docs/build.sh. Everything in a page that could go stale comes from the
 output of docs_facts or from the records in docs/measured/; what is missing stops the build.
 """
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import re
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 
+import crossover
 import excerpts
 import figures
 import pages
@@ -136,6 +138,15 @@ def local_pages_only(tagfile, known):
     return re.sub(r'\s*<compound kind="page">.*?</compound>', keep, text, flags=re.S)
 
 
+def draw(folder, language, facts, measured, ideas):
+    """All figures of one language's pages."""
+    folder.mkdir(parents=True)
+    figures.speak(language, facts)
+    plots.draw(folder, facts, measured)
+    crossover.draw(folder, facts, measured)
+    figures.draw(folder, facts, language, ideas)
+
+
 def run_doxygen(work, site, language, ids):
     name, brief = LANGUAGES[language]
     out = site if language == "en" else site / language
@@ -179,15 +190,15 @@ def main():
     measured = records.load(ROOT / "docs/measured")
     excerpts.write(ROOT, work)
     ids = {}
-    (work / "figures").mkdir()
-    plots.draw(work / "figures", facts, measured)  # shared by the languages
-    for language in LANGUAGES:
-        figures.draw(work / "figures", facts, measured, language)
-        maker = pages.Maker(ROOT, work, language, facts, measured, verdicts)
-        ids[language] = maker.write()
-        if language == "zh":
-            continue
-        course = maker.course()
+    with concurrent.futures.ProcessPoolExecutor() as pool:  # the languages side by side
+        drawn = []
+        for language in LANGUAGES:
+            maker = pages.Maker(ROOT, work, language, facts, measured, verdicts)
+            drawn.append(pool.submit(draw, work / "figures" / language, language, facts, measured,
+                                     {tier["name"]: maker.idea(tier) for tier in facts["tiers"]}))
+            ids[language] = maker.write()
+        for one in drawn:
+            one.result()
     version = subprocess.run(["doxygen", "--version"], capture_output=True, text=True).stdout
     write_languages(work, ids)
     copy_mathjax(site)

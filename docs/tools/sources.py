@@ -10,7 +10,7 @@ def names(root):
 def tests_of(root):
     """Names of all tests: doctest's cases and those that CMake adds."""
     found = set()
-    for path in [*root.glob("tests/**/test_*.cpp"), *root.glob("tests/**/CMakeLists.txt")]:
+    for path in [*root.glob("tests/**/test_*.c*"), *root.glob("tests/**/CMakeLists.txt")]:
         found.update(re.findall(r'(?:TEST_CASE\(|add_test\(NAME )"([^"]+)"', path.read_text()))
     return found
 
@@ -76,8 +76,9 @@ def limits_of(root, name):
     stated = re.sub(r"//.*", "", entry[0][at + len(".limits = {"):end - 1])
     floats = ["float64", "float32", "float16", "bfloat16"]
     has = {"dtypes": [], "boolean_mask": True, "additive_mask": True, "causal": True,
-           "grouped_heads": True, "logsumexp": True, "max_head_dim": 0, "requires": ""}
-    for key, value in re.findall(r"\.(\w+) = (\{[^}]*\}|\"[^\"]*\"|\w+)", stated):
+           "grouped_heads": True, "logsumexp": True, "max_head_dim": 0, "error_limit": 0,
+           "requires": ""}
+    for key, value in re.findall(r"\.(\w+) = (\{[^}]*\}|\"[^\"]*\"|[\w.]+)", stated):
         if key == "dtypes":
             listed = re.findall(r"DType::(\w+)", value)
             has[key] = [d for d in floats if d in listed or value == "all_floats"]
@@ -85,6 +86,8 @@ def limits_of(root, name):
             has["requires"] = value.strip('"')
         elif key == "max_head_dim" and value.isdigit():
             has[key] = int(value)
+        elif key == "error_limit" and re.fullmatch(r"[\d.]+", value):
+            has[key] = float(value)
         elif key in has and value in ("true", "false"):
             has[key] = value == "true"
         else:

@@ -77,6 +77,8 @@ def limits(words, tier):
              for key in ("boolean_mask", "additive_mask", "causal", "grouped_heads", "logsumexp")]
     rows += [[words["max_head_dim"], has["max_head_dim"] or words["any"]],
              [words["requires"], has["requires"] or words["any_machine"]]]
+    if has["error_limit"]:
+        rows.append([words["error_limit"], has["error_limit"]])
     if tier["device"] == "cpu":
         rows.append([words["parallel"], words["yes"] if tier["parallel"] else words["no"]])
     note = words["limits_note" if tier["built"] else "limits_read"]
@@ -146,9 +148,9 @@ def matrix(rows, digits=3):
 def worked(words, example):
     m = {key: matrix(rows) for key, rows in example.items() if key != "logsumexp"}
     column = matrix([[x] for x in example["logsumexp"]])
-    return (f"\\f[ Q = {m['query']},\\quad K = {m['key']},\\quad V = {m['value']} \\f]\n"
+    return (f"\\f[ Q = {m['query']} \\f]\n\\f[ K = {m['key']} \\f]\n\\f[ V = {m['value']} \\f]\n"
             f"\\f[ s = \\tfrac{{1}}{{\\sqrt{{2}}}}\\, Q K^T = {m['score']} \\f]\n"
-            f"\\f[ P = {m['probability']},\\quad \\mathrm{{lse}} = {column} \\f]\n"
+            f"\\f[ P = {m['probability']} \\f]\n\\f[ \\mathrm{{lse}} = {column} \\f]\n"
             f"\\f[ O = P V = {m['out']} \\f]\n\n" + words["computed"])
 
 
@@ -218,8 +220,9 @@ def all_measured(words, records):
     for record in records:
         rows = [[f"`{row['tier']}`"] + measured_row(words, row) for row in record.rows]
         text = table([words["tier"]] + measured_header(words), rows)
-        parts.append(f"## {record.machine}\n" + folded(words, rows, text)
-                     + "\n" + record.caption(words) + "\n")
+        failed = "".join(f"- {reason}\n" for reason in getattr(record, "failed", []))
+        parts.append(f"## {record.machine}\n" + folded(words, rows, text) + "\n"
+                     + (words["failed"] + "\n" + failed + "\n" if failed else "") + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what="any tier")
 
 
@@ -250,8 +253,8 @@ def anchors(words, folder):
     record = json.loads(path.read_text())
     parts = []
     for part in record["tables"]:
-        rows = [[row["name"]] + [cell(x, time_text) for x in row["seconds"]]
+        rows = [[row.get(words["name_key"], row["name"])] + [cell(x, time_text) for x in row["seconds"]]
                 for row in part["rows"]]
         parts.append(part[words["title_key"]] + "\n" + table([words["anchor"]] + part["columns"], rows))
     return ("\n".join(parts) + f"\n{record['machine']['gpu']}; {record['date']}; "
-            f"{record['method']}; docs/measured/{path.name}\n")
+            f"{record.get(words['method_key'], record['method'])}; docs/measured/{path.name}\n")

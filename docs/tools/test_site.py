@@ -32,7 +32,7 @@ def add_tier():
                            ("docs/tier_online.dox", "docs/tier_mine.dox"),
                            ("docs/zh/tier_online.dox", "docs/zh/tier_mine.dox")):
         text = re.sub(r"\{\{teaches [^}]*\}\}\n", "", (WORK / source).read_text())
-        (WORK / target).write_text(re.sub(r"(page tier_|page tier_\w+ |\{\{\w+ )online", r"\1mine", text))
+        (WORK / target).write_text(re.sub(r"(page tier_|page tier_\w+ |Taught in .ref tier_|\{\{\w+ )online", r"\1mine", text))
     for n in (1, 2):
         shutil.copytree(WORK / f"docs/exercises/online_{n}", WORK / f"docs/exercises/mine_{n}")
     subprocess.run([sys.executable, WORK / "docs/tools/ladder_zh.py"], check=True)
@@ -89,6 +89,8 @@ def main():
     broken("a page in Chinese only is refused", "docs/tier_mine.dox", None, "tier_mine.dox is missing")
     broken("a typed-in time is refused", "docs/tier_mine.dox", lambda t: t + "It takes 3.5 ms.\n",
            "looks measured")
+    broken("a source that leads to no page is refused", "cpu/mine.cpp",
+           lambda t: t.replace("Taught in", "Known in"), "Taught in")
     broken("a test that does not exist is refused", "docs/tier_mine.dox",
            lambda t: t.replace("{{test every tier agrees", "{{test no tier agrees"), "no test")
     broken("a page without a heading is refused", "docs/tier_mine.dox",

@@ -6,12 +6,13 @@
 
     --build     the library, the tests and the C door, with ptxas' report on each kernel
     --test      the property tests of every GPU tier, and the tests that hold device memory
-    --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty shapes
+    --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty-six shapes
     --accuracy  cuda_int8 on every generator, with an error limit and without; its first call
     --bench     beside torch's backends, in one process (needs torch); the rates of the GPU's units
+    --first     the first call of a process, beside torch's (needs torch)
     --python    the Python module with its GPU tiers: its tests on CUDA tensors, torch's backends and
                 our tiers judged, a real model (needs torch; uses what is there of CuPy, JAX, ...)
-    --records   writes docs/measured/gpu_{tests,bench,python,int8,rates}_<gpu>.json and
+    --records   writes docs/measured/gpu_{tests,bench,python,int8,rates,first_calls}_<gpu>.json and
                 gpu_ptxas.json; of the Python module also
                 docs/reports/{judge-*cuda*,model-minilm-cuda.json}
 
@@ -138,7 +139,7 @@ def write(path, what, content):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("build", "test", "sanitize", "accuracy", "bench", "python", "records"):
+    for part in ("build", "test", "sanitize", "accuracy", "bench", "first", "python", "records"):
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--build-dir", type=pathlib.Path, default=ROOT / "build" / "gpu")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "gpu-logs",
@@ -153,7 +154,7 @@ def main():
     parser.add_argument("--only", help="a group of the bench's cases")
     args = parser.parse_args()
     everything = not any((args.build, args.test, args.sanitize, args.accuracy, args.bench,
-                          args.python, args.records))
+                          args.first, args.python, args.records))
     args.build_dir, args.out = args.build_dir.resolve(), args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     gpu = re.sub(r"[^a-z0-9]+", "_", machine()["gpu"].lower()).strip("_")
@@ -209,6 +210,17 @@ def main():
         if save and code == 0:
             write(args.to / f"gpu_rates_{gpu}.json", "the rates of the GPU's units",
                   json.loads(text))
+    if everything or args.first:
+        door = next(args.build_dir.rglob("libattn_door.so"))
+        out = args.out / "first_calls.json"
+        out.unlink(missing_ok=True)
+        code, text = command([sys.executable, "tests/gpu/first_call.py", "--door", door, "--out", out],
+                             args.out / "first_calls.log")
+        print(text)
+        ok = ok and code == 0
+        if save and out.exists():
+            write(args.to / f"gpu_first_calls_{gpu}.json", "first calls, each in its own process",
+                  json.loads(out.read_text()))
     if everything or args.python:
         reports = args.to.parent / "reports" if save else args.out / "reports"
         results = python_module.run(args, command, reports)
