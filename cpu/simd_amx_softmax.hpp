@@ -14,16 +14,16 @@ namespace {
 
 /// \brief What the maxima and scores of a problem count in.
 struct ScoreUnit {
-    float scale;  ///< of a raw score, before it is compared; 1: raw scores are kept
+    float scale;  ///< of a raw score, before it is compared; 1 or -1: raw scores are kept
     float unit;   ///< a maximum times this is a scaled score
     float log2;   ///< a difference of scores times this is an exponent of 2
 
     /// \brief A scale that is far from 1 might make raw scores overflow where scaled ones do not.
     explicit ScoreUnit(const Problem& p) {
-        const float given = static_cast<float>(p.scale);
-        const bool raw = p.mask_kind != MaskKind::additive && given >= 0x1p-20f && given <= 0x1p20f;
-        scale = raw ? 1.0f : given;
-        unit = raw ? given : 1.0f;
+        const float given = static_cast<float>(p.scale), size = given < 0 ? -given : given;
+        const bool raw = p.mask_kind != MaskKind::additive && size >= 0x1p-20f && size <= 0x1p20f;
+        scale = !raw ? given : given < 0 ? -1.0f : 1.0f;
+        unit = raw ? size : 1.0f;
         log2 = unit * log2e;
     }
 };
