@@ -14,10 +14,13 @@
 ///     simd_layout.hpp       the memory of a tile: queries in, outputs out
 ///     simd_masks.hpp        64 x 64 bits say which tiles to skip and which to mask
 ///     simd_tile.hpp         the loop over the tiles of keys
-///     simd_decode.hpp       few queries: keys and values streamed at the memory's speed
+///     simd_decode_lanes.hpp     few queries: one row in a register
+///     simd_decode_products.hpp  its scores, weights and sums of values
+///     simd_decode.hpp           keys and values streamed at the memory's speed
 ///     simd_merge.hpp        keys split among threads, states merged
 ///     simd_amx_tiles.hpp    the matrix tiles of AMX
 ///     simd_amx_layout.hpp   how queries, keys and values lie for them
+///     simd_amx_softmax.hpp  the online softmax between their two products
 ///     simd_half.amx.cpp     bfloat16 and float16 on them
 ///     simd.cpp              this file: the plan, the threads, the choice of the instruction set
 ///
@@ -52,8 +55,9 @@ const SimdKernels& kernels([[maybe_unused]] const Problem& p) {
     }
 }
 
-/// How a problem is cut into tasks. All but `threads` and `merge_later` follows from the shape
-/// alone, so that results do not depend on the machine's number of cores.
+/// How a problem is cut into tasks. What decides a bit of the result (all but `threads`,
+/// `merge_later` and how many tiles of rows make a task) follows from the shape alone, and not from
+/// the number of cores.
 struct Plan {
     bool stream;      // few queries: attend_rows instead of attend_tile
     Index rows;       // per key head: L queries of Hq / H heads
@@ -90,6 +94,13 @@ Plan make_plan(const Problem& p, const SimdKernels& kernel) {
                          static_cast<double>(p.E + p.Ev);
     plan.threads = team_size(p, tiles * plan.parts, flops);
     plan.merge_later = plan.parts > 1 && tiles < Index{4} * plan.threads;
+
+    // Tiles of rows are taken together where enough tasks remain for the threads.
+    while (!plan.stream && plan.parts == 1 && 2 * plan.tile_rows <= kernel.most_rows &&
+           (plan.tiles + 1) / 2 * p.B * p.H >= Index{4} * plan.threads) {
+        plan.tile_rows *= 2;
+        plan.tiles = (plan.rows + plan.tile_rows - 1) / plan.tile_rows;
+    }
 
     plan.state_floats = std::min(plan.rows, plan.tile_rows) * simd_partial_stride(p.Ev);
     plan.thread_floats = kernel.scratch_floats(p) + (plan.parts > 1 ? 2 * plan.state_floats : 0);
@@ -187,10 +198,11 @@ const Tier tier_simd = {
     .parallel = true,
     .limits = {.dtypes = {DType::float32, DType::float16, DType::bfloat16}},
     // exp2 is within 2^-22 of the true one on every instruction set (test_simd.cpp); with AMX,
-    // weights of float16 inputs are rounded to two bfloat16, to within 2^-17, and those of bfloat16
-    // inputs to one, to within 2^-8.
+    // weights of float16 inputs become two bfloat16, to within 2^-15, and the product of what lies
+    // below the first of weights (2^-7 of them) and of values (2^-8) is left out; weights of
+    // bfloat16 inputs are rounded to one bfloat16, to within 2^-8.
     .accuracy = {.weight_error = 0x1p-22,
-                 .weight_error_f16 = 0x1p-17 + 0x1p-22,
+                 .weight_error_f16 = 0x1p-15 + 0x1p-15 + 0x1p-22,
                  .weight_error_bf16 = 0x1p-8 + 0x1p-22,
                  .flushes_denormals = true},
     .available = always_available,

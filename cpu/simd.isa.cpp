@@ -20,6 +20,7 @@ void exp2_of_array(const float* x, float* y, Index count) {
 
 extern const SimdKernels simd_kernels = {
     .scratch_floats = scratch_floats,
+    .most_rows = simd_tile_rows,
     .attend_tile = attend_tile,
     .attend_rows = attend_rows,
     .merge = merge,

@@ -15,11 +15,28 @@
 namespace attn::ATTN_ISA {
 namespace {
 
-/// \brief Working memory of one thread, besides TileScratch. `lanes` is 64 at most.
+/// \brief Tiles of queries that one task takes side by side: they share the planes and pairs that
+/// are
+///        made of keys and values.
+constexpr Index amx_blocks = simd_task_rows / simd_tile_rows;
+
+/// \brief What one tile of queries keeps while it visits the tiles of keys.
+struct AmxBlock {
+    RowMap map;
+    TileScratch tile;  ///< of this block: max, sum and out
+    Half* query;       ///< (Count, deep(E) / 2, lanes, 2) pairs along E
+    Index lanes;       ///< rows, rounded up to whole tile registers
+    Index end;         ///< no row sees this key, or one behind it
+};
+
+/// \brief Working memory of one thread, besides TileScratch.
 template <int Count>
 struct AmxScratch {
     TileScratch tile;
-    Half* query;   ///< (Count, deep(E) / 2, lanes, 2) pairs along E
+    Half* query;   ///< (amx_blocks, Count, deep(E) / 2, 64, 2), see AmxBlock
+    float* out;    ///< (amx_blocks, tall(Ev), 64)
+    float* max;    ///< (amx_blocks, 64)
+    float* sum;    ///< (amx_blocks, 64)
     Half* key;     ///< (Count, 64, deep(E)) copied; unused where keys are read in place
     Half* value;   ///< (Count, tall(Ev), 64) transposed
     Half* weight;  ///< (Count, 64 / 2, lanes, 2) pairs along the keys
@@ -27,8 +44,8 @@ struct AmxScratch {
     float* pairs;  ///< (Count, 64 / 2, tall(Ev)) values paired along the keys, a pair seen as one
                    ///< float
     float* score;  ///< (64, lanes)
-    float* out;    ///< (tall(Ev), lanes)
-    Index floats;  ///< in all
+    Index query_halves, out_floats;  ///< of one block
+    Index floats;                    ///< in all
 
     AmxScratch(const Problem& p, float* memory) : tile(p, memory), floats(tile.floats) {
         const auto take = [&](Index count) {
@@ -39,36 +56,29 @@ struct AmxScratch {
         const auto take_halves = [&](Index count) {
             return reinterpret_cast<Half*>(take(Count * count / 2));
         };
-        query = take_halves(deep(p.E) * simd_tile_rows);
+        query_halves = Count * deep(p.E) * simd_tile_rows;
+        out_floats = tall(p.Ev) * simd_tile_rows;
+        query = take_halves(amx_blocks * deep(p.E) * simd_tile_rows);
+        out = take(amx_blocks * out_floats);
+        max = take(amx_blocks * simd_tile_rows);
+        sum = take(amx_blocks * simd_tile_rows);
         key = take_halves(simd_tile_keys * deep(p.E));
         value = take_halves(tall(p.Ev) * simd_tile_keys);
         weight = take_halves(simd_tile_keys * simd_tile_rows);
         line = take_halves(8 * deep(p.E) + 2 * tall(p.Ev));
         pairs = take(Count * simd_tile_keys / 2 * tall(p.Ev));
         score = take(simd_tile_keys * simd_tile_rows);
-        out = take(tall(p.Ev) * simd_tile_rows);
-        tile.out = out;
     }
 };
 
-/// \brief What is left of floats when their upper halves, which are bfloat16, are taken away: of a
-///        float16, at most 3 bits; of an infinity, NaN.
-[[gnu::always_inline]] inline __m512 rest_of(__m512 x) {
-    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
-    return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), upper)));
+/// \brief 32 floats rounded to bfloat16, x below y.
+[[gnu::always_inline]] inline __m512i round_to_bfloat16(__m512 x, __m512 y) {
+    return (__m512i)_mm512_cvtne2ps_pbh(y, x);
 }
 
-/// \brief The upper halves of 32 floats, four of x, four of y, in turn.
-[[gnu::always_inline]] inline __m512i upper_halves(__m512 x, __m512 y) {
-    return _mm512_packus_epi32(_mm512_srli_epi32(_mm512_castps_si512(x), 16),
-                               _mm512_srli_epi32(_mm512_castps_si512(y), 16));
-}
-
-/// \brief The upper halves of x and y as pairs, x below y.
-[[gnu::always_inline]] inline __m512i pair_halves(__m512 x, __m512 y) {
-    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
-    return _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x), 16),
-                           _mm512_and_si512(_mm512_castps_si512(y), upper));
+/// \brief Sixteen bfloat16 as floats.
+[[gnu::always_inline]] inline __m512 widened(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
 [[gnu::always_inline]] inline __m512 widen_half(const Half* from) {
@@ -85,9 +95,7 @@ struct AmxScratch {
     for (Index n = count; n < padded; ++n) to[n] = 0;
 }
 
-/// \brief A row of queries or keys as planes of bfloat16, zeros up to deep(E). Of float16, the
-/// order
-///        within 32 neighbours changes: alike for queries and keys, whose products are summed.
+/// \brief A row of queries or keys as planes of bfloat16, zeros up to deep(E).
 /// \param to    the first plane's row, the second `plane` halves behind it
 /// \param line  working memory, (deep(E))
 template <int Count>
@@ -99,16 +107,20 @@ void place_row(const Half* from, Index stride, Index E, Half* to, Index plane, H
     }
     for (Index e = 0; e < deep(E); e += depth) {
         const __m512 x = widen_half(from + e), y = widen_half(from + e + side);
-        _mm512_storeu_si512(to + e, upper_halves(x, y));
-        _mm512_storeu_si512(to + plane + e, upper_halves(rest_of(x), rest_of(y)));
+        const __m512i rounded = round_to_bfloat16(x, y);
+        const __m512 x_rest = _mm512_sub_ps(x, widened(_mm512_castsi512_si256(rounded)));
+        const __m512 y_rest = _mm512_sub_ps(y, widened(_mm512_extracti64x4_epi64(rounded, 1)));
+        _mm512_storeu_si512(to + e, rounded);
+        _mm512_storeu_si512(to + plane + e, round_to_bfloat16(x_rest, y_rest));  // 3 bits: exact
     }
 }
 
 /// \brief Pairs the queries along E: a pair moves as one float, so this is a transposition.
 template <int Count>
-Planes pair_queries(const Problem& p, const SimdTask& task, const RowMap& map,
-                    const AmxScratch<Count>& scratch, Index lanes) {
-    const Index pairs = deep(p.E) / 2, plane = 4 * deep(p.E);
+Planes pair_queries(const Problem& p, const SimdTask& task, const AmxBlock& block,
+                    const AmxScratch<Count>& scratch) {
+    const RowMap& map = block.map;
+    const Index lanes = block.lanes, pairs = deep(p.E) / 2, plane = 4 * deep(p.E);
     const TensorView& from = p.query;
     Half* const four = scratch.line;                  // (Count, 4, deep(E))
     Half* const line = scratch.line + Count * plane;  // (deep(E))
@@ -127,12 +139,12 @@ Planes pair_queries(const Problem& p, const SimdTask& task, const RowMap& map,
         }
         for (int c = 0; c < Count; ++c) {
             const float* const rows = reinterpret_cast<const float*>(four + c * plane);
-            float* const to = reinterpret_cast<float*>(scratch.query) + c * pairs * lanes + r;
+            float* const to = reinterpret_cast<float*>(block.query) + c * pairs * lanes + r;
             for (Index k = 0; k < pairs; k += 4)
                 transpose_4x4(rows + k, pairs, to + k * lanes, lanes);
         }
     }
-    return {scratch.query, deep(p.E) * lanes, lanes * 4};
+    return {block.query, deep(p.E) * lanes, lanes * 4};
 }
 
 /// \brief Keys as rows of at least deep(E) halves, 64 of them: in place if they are so in memory.
@@ -155,6 +167,11 @@ Planes fetch_keys(const Problem& p, const SimdTask& task, Index first, Index key
     return {scratch.key, plane, deep(p.E) * bytes};
 }
 
+/// \brief x rounded to bfloat16, as the upper halves of dwords whose lower halves are 0.
+[[gnu::always_inline]] inline __m512i upper_half(__m512 x) {
+    return _mm512_castps_si512(widened((__m256i)_mm512_cvtneps_pbh(x)));
+}
+
 /// \brief Joins the elements of two keys' values to pairs, (columns) dwords in each plane.
 /// \param plane  floats from one plane of `pairs` to the next
 template <int Count>
@@ -168,9 +185,16 @@ template <int Count>
                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd + e)));
             _mm512_store_si512(pairs + e, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
         } else {
+            // A rounded number is the upper half of its dword: what is left of x is x - rounded.
             const __m512 low = widen_half(even + e), high = widen_half(odd + e);
-            _mm512_store_si512(pairs + e, pair_halves(low, high));
-            _mm512_store_si512(pairs + plane + e, pair_halves(rest_of(low), rest_of(high)));
+            const __m512i low_rounded = upper_half(low), high_rounded = upper_half(high);
+            const __m512 low_rest = _mm512_sub_ps(low, _mm512_castsi512_ps(low_rounded));
+            const __m512 high_rest = _mm512_sub_ps(high, _mm512_castsi512_ps(high_rounded));
+            _mm512_store_si512(pairs + e,
+                               _mm512_or_si512(_mm512_srli_epi32(low_rounded, 16), high_rounded));
+            _mm512_store_si512(pairs + plane + e,
+                               _mm512_or_si512(_mm512_srli_epi32(upper_half(low_rest), 16),
+                                               upper_half(high_rest)));
         }
     }
 }

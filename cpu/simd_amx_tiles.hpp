@@ -6,8 +6,9 @@
 /// operand comes in pairs: row k of its tile holds, for each column, the elements 2k and 2k + 1.
 ///
 /// A float16 has 11 significant bits and is exactly the sum of two bfloat16, of 8 and 3 bits. An
-/// operand may therefore have two planes, and the product is the sum of four products: still four
-/// times the multiply-adds of AVX-512.
+/// operand may therefore have two planes: its numbers rounded to bfloat16, and what that leaves.
+/// The product is then the sum of three or four products: still four times the multiply-adds of
+/// AVX-512.
 #pragma once
 
 #include "simd_kernel.hpp"
@@ -38,6 +39,8 @@ class Tiles {
             std::uint8_t rows[16] = {};
         } config;
         for (int t = 0; t < 8; ++t) config.row_bytes[t] = tile_bytes_row, config.rows[t] = side;
+        // g++ 12 believes that the next line reads 8 bytes, and may leave the others unwritten.
+        asm volatile("" : : "r"(&config) : "memory");
         _tile_loadconfig(&config);
     }
     Tiles(const Tiles&) = delete;
@@ -53,13 +56,22 @@ struct Planes {
     Planes at(Index halves) const { return {data + halves, apart, row}; }
 };
 
+/// \brief Which products of two operands' planes are summed.
+enum class Products {
+    one,    ///< one plane each
+    three,  ///< all but that of the two rests, at most 2^-8 of the size of each operand
+    four,   ///< all
+};
+
 //! [product]
-/// \brief c += a b for 16 x Rows rows and 16 x Columns columns, Rows and Columns 1 or 2.
-/// \param a  (Count planes, 16 * Rows, depth * steps)
-/// \param b  (Count planes, steps * 16 pairs, columns, 2)
+/// \brief c += a b for 16 x Rows rows and 16 x Columns columns, Rows and Columns 1 or 2. The order
+/// of
+///        the products lets 8 or 10 loads of tiles serve 12 or 16 multiplications.
+/// \param a  (planes, 16 * Rows, depth * steps)
+/// \param b  (planes, steps * 16 pairs, columns, 2)
 /// \param c  (16 * Rows, 16 * Columns), rows `c_row` bytes apart
 /// \param accumulate  false: c is set, not added to
-template <int Count, int Rows, int Columns>
+template <Products products, int Rows, int Columns>
 [[gnu::always_inline]] inline void multiply_tiles(Planes a, Planes b, Index steps, float* c,
                                                   Index c_row, bool accumulate) {
     float* const c_below = c + side * c_row / 4;
@@ -74,23 +86,29 @@ template <int Count, int Rows, int Columns>
         if (Rows > 1) _tile_zero(2);
         if (Rows > 1 && Columns > 1) _tile_zero(3);
     }
-    for (Index k = 0; k < steps; ++k)
-        for (int b_plane = 0; b_plane < Count; ++b_plane) {
-            const Half* const b_step = b.data + b_plane * b.apart + k * side * b.row / 2;
-            _tile_loadd(6, b_step, b.row);
-            if (Columns > 1) _tile_loadd(7, b_step + depth, b.row);
-            for (int a_plane = 0; a_plane < Count; ++a_plane) {
-                const Half* const a_step = a.data + a_plane * a.apart + k * depth;
-                _tile_loadd(4, a_step, a.row);
-                _tile_dpbf16ps(0, 4, 6);
-                if (Columns > 1) _tile_dpbf16ps(1, 4, 7);
-                if (Rows > 1) {
-                    _tile_loadd(5, a_step + side * a.row / 2, a.row);
-                    _tile_dpbf16ps(2, 5, 6);
-                }
-                if (Rows > 1 && Columns > 1) _tile_dpbf16ps(3, 5, 7);
-            }
-        }
+    const auto load_b = [&](const Half* at) {
+        _tile_loadd(6, at, b.row);
+        if (Columns > 1) _tile_loadd(7, at + depth, b.row);
+    };
+    const auto multiply_add = [] {
+        _tile_dpbf16ps(0, 4, 6);
+        if (Columns > 1) _tile_dpbf16ps(1, 4, 7);
+        if (Rows > 1) _tile_dpbf16ps(2, 5, 6);
+        if (Rows > 1 && Columns > 1) _tile_dpbf16ps(3, 5, 7);
+    };
+    const auto load_a = [&](const Half* at) {
+        _tile_loadd(4, at, a.row);
+        if (Rows > 1) _tile_loadd(5, at + side * a.row / 2, a.row);
+    };
+    for (Index k = 0; k < steps; ++k) {
+        const Half* const a_step = a.data + k * depth;
+        const Half* const b_step = b.data + k * side * b.row / 2;
+        load_b(b_step);
+        if (products != Products::one) load_a(a_step + a.apart), multiply_add();
+        load_a(a_step), multiply_add();
+        if (products != Products::one) load_b(b_step + b.apart), multiply_add();
+        if (products == Products::four) load_a(a_step + a.apart), multiply_add();
+    }
     _tile_stored(0, c, c_row);
     if (Columns > 1) _tile_stored(1, c + side, c_row);
     if (Rows > 1) _tile_stored(2, c_below, c_row);
@@ -98,7 +116,7 @@ template <int Count, int Rows, int Columns>
 }
 
 /// \brief The whole product: `rows` and `lanes` are multiples of 16; c is (rows, lanes).
-template <int Count>
+template <Products products>
 void multiply(Planes a, Index rows, Planes b, Index lanes, Index steps, float* c, bool accumulate) {
     const Index c_row = lanes * 4;  // bytes
     for (Index r = 0; r < rows; r += 2 * side)
@@ -107,13 +125,13 @@ void multiply(Planes a, Index rows, Planes b, Index lanes, Index steps, float* c
             float* const c_at = c + r * lanes + n;
             const bool two_rows = r + side < rows, two_columns = n + side < lanes;
             if (two_rows && two_columns)
-                multiply_tiles<Count, 2, 2>(a_at, b_at, steps, c_at, c_row, accumulate);
+                multiply_tiles<products, 2, 2>(a_at, b_at, steps, c_at, c_row, accumulate);
             else if (two_rows)
-                multiply_tiles<Count, 2, 1>(a_at, b_at, steps, c_at, c_row, accumulate);
+                multiply_tiles<products, 2, 1>(a_at, b_at, steps, c_at, c_row, accumulate);
             else if (two_columns)
-                multiply_tiles<Count, 1, 2>(a_at, b_at, steps, c_at, c_row, accumulate);
+                multiply_tiles<products, 1, 2>(a_at, b_at, steps, c_at, c_row, accumulate);
             else
-                multiply_tiles<Count, 1, 1>(a_at, b_at, steps, c_at, c_row, accumulate);
+                multiply_tiles<products, 1, 1>(a_at, b_at, steps, c_at, c_row, accumulate);
         }
 }
 //! [product]

@@ -5,70 +5,21 @@
 ///
 /// A bfloat16 problem rounds its weights to bfloat16, which costs up to 2^-8 of them. A float16
 /// problem takes every number as the sum of two bfloat16: queries, keys and values exactly, weights
-/// to within 2^-17. Tier.accuracy says so.
-#include "simd_amx_layout.hpp"
+/// to within 2^-15. Its scores are exact; its second product leaves out the rests of weights, below
+/// 2^-7 of them, times the rests of values, at most 2^-8 of them. Tier.accuracy says so.
+#include "simd_amx_softmax.hpp"
 #include "simd_decode.hpp"
 #include "simd_tile.hpp"
 
 namespace attn::ATTN_ISA {
 namespace {
 
-/// \brief Scales and masks the scores of 16 queries; returns their maxima, and those before.
-Lanes mask_scores(const KeyTile& tile, Index lane, Index lanes, float scale, float* score,
-                  Lanes top) {
-    for (Index j = 0; j < simd_tile_keys; ++j) {
-        float* const at = score + j * lanes + lane;
-        Lanes x = load(at) * Lanes(scale);
-        if (tile.bias) {
-            const Lanes add = load(tile.bias + j * simd_tile_rows + lane);
-            x = xsimd::select(add == Lanes(minus_infinity), add, x + add);
-        }
-        if (tile.allowed) x = select(tile.allowed[j] >> lane, x, Lanes(minus_infinity));
-        if (j >= tile.keys) x = Lanes(minus_infinity);
-        top = larger(x, top);
-        store(at, x);
-    }
-    return top;
-}
-
-/// \brief Scores of 16 queries become weights, rounded to bfloat16 and paired along the keys; what
-///        the rounding leaves goes to the second plane. Their sum, of weights before rounding, is
-///        added to `sum`.
-/// \param score   (64, lanes), from the queries' first
-/// \param weight  (Count planes, 32, lanes, 2), likewise
-template <int Count>
-void weigh(const float* score, Index lanes, Lanes shift, Half* weight, Lanes& sum) {
-    // The conversion puts its second operand's 16 halves below its first's; pairs want them in
-    // turn.
-    alignas(64) static constexpr Half in_turn[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                     21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                     11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    const __m512i order = _mm512_load_si512(in_turn);
-    const auto pair = [&](__m512 even, __m512 odd) {
-        return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
-    };
-    const Index plane = simd_tile_keys * lanes;
-    for (Index j = 0; j < simd_tile_keys; j += 2) {
-        const Lanes even = exp2((load(score + j * lanes) - shift) * Lanes(log2e));
-        const Lanes odd = exp2((load(score + (j + 1) * lanes) - shift) * Lanes(log2e));
-        sum = sum + (even + odd);
-        const __m512i both = pair(even, odd);
-        _mm512_store_si512(weight + j * lanes, both);
-        if constexpr (Count > 1) {  // a bfloat16 is the upper half of a float
-            const __m512 even_part = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
-            const __m512 odd_part = _mm512_castsi512_ps(
-                _mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
-            _mm512_store_si512(weight + plane + j * lanes,
-                               pair(_mm512_sub_ps(even, even_part), _mm512_sub_ps(odd, odd_part)));
-        }
-    }
-}
-
 /// \brief Puts 0 in the place of every value that is not finite, and adds what it contributes by
 /// hand
 ///        to the rows that give it a weight: in the product, 0 * NaN would reach the others.
 template <int Count>
-void set_aside_non_finite(Index columns, Index lanes, const AmxScratch<Count>& scratch) {
+void set_aside_non_finite(Index columns, const AmxBlock& block, const AmxScratch<Count>& scratch) {
+    const Index lanes = block.lanes;
     constexpr Half exponent = 0x7f80;
     for (Index e = 0; e < columns; ++e)
         for (Index j = 0; j < simd_tile_keys; ++j) {
@@ -77,82 +28,120 @@ void set_aside_non_finite(Index columns, Index lanes, const AmxScratch<Count>& s
             for (Index lane = 0; lane < lanes; ++lane) {
                 const Half* const at = scratch.weight + (j / 2 * lanes + lane) * 2 + j % 2;
                 const float weight = widen<bfloat16>(*at);
-                if (weight != 0) scratch.out[e * lanes + lane] += weight * widen<bfloat16>(value);
+                if (weight != 0)
+                    block.tile.out[e * lanes + lane] += weight * widen<bfloat16>(value);
             }
             for (int c = 0; c < Count; ++c) (&value)[c * columns * simd_tile_keys] = 0;
         }
 }
 
-//! [loop]
-/// \brief Visits the tiles of keys as visit_keys does.
+/// \brief The rows of a task from one of them on.
+SimdTask rows_from(const Problem& p, SimdTask task, Index row) {
+    task.first_row += row;
+    task.rows -= row;
+    if (task.partial != nullptr) task.partial += row * simd_partial_stride(p.Ev);
+    return task;
+}
+
+/// \brief The tiles of queries of a task, none of them with a key yet.
 template <int Count>
-void visit_keys_amx(const Problem& p, const SimdTask& task, const RowMap& map,
-                    const AmxScratch<Count>& scratch, bool careful) {
-    const Tiles tiles;
-    const Index lanes = tall(map.rows), columns = tall(p.Ev);
-    const float scale = static_cast<float>(p.scale);
-    const Planes query = pair_queries(p, task, map, scratch, lanes);
-    const Planes weight = {scratch.weight, simd_tile_keys * lanes, lanes * 4};
-    for (Index n = 0; n < columns * lanes; ++n) scratch.out[n] = 0;
-    float* const max = scratch.tile.max;
-    float* const sum = scratch.tile.sum;
-    for (Index n = 0; n < lanes; ++n) max[n] = minus_infinity, sum[n] = 0;
-
-    const Index end =
-        map.visible[map.rows - 1] < task.end_key ? map.visible[map.rows - 1] : task.end_key;
-    for (Index first = task.first_key; first < end; first += simd_tile_keys) {
-        KeyTile tile{};
-        alignas(64) std::uint64_t allowed[64];
-        tile.keys = end - first < simd_tile_keys ? end - first : simd_tile_keys;
-        if (mask_tile(p, task, map, first, scratch.tile, allowed, tile) == Cover::none) continue;
-
-        const Planes key = fetch_keys(p, task, first, tile.keys, scratch);
-        multiply<Count>(key, simd_tile_keys, query, lanes, deep(p.E) / depth, scratch.score, false);
-
-        for (Index lane = 0; lane < lanes; lane += side) {
-            const Lanes old = load(max + lane);
-            const Lanes top = mask_scores(tile, lane, lanes, scale, scratch.score, old);
-            const Lanes shift = xsimd::select(top == Lanes(minus_infinity), Lanes(0.0f), top);
-            const Lanes shrink = exp2((old - shift) * Lanes(log2e));
-            Lanes total = load(sum + lane) * shrink;
-            weigh<Count>(scratch.score + lane, lanes, shift, scratch.weight + 2 * lane, total);
-            store(max + lane, top);
-            store(sum + lane, total);
-            if (xsimd::all(shrink == Lanes(1.0f))) continue;  // no maximum grew
-            for (Index e = 0; e < columns; ++e) {
-                float* const at = scratch.out + e * lanes + lane;
-                store(at, load(at) * shrink);
-            }
-        }
-        const Planes value = transpose_values(p, task, first, tile.keys, scratch);
-        if (careful) set_aside_non_finite(columns, lanes, scratch);
-        multiply<Count>(value, columns, weight, lanes, simd_tile_keys / depth, scratch.out, true);
+int make_blocks(const Problem& p, const SimdTask& task, const AmxScratch<Count>& scratch,
+                AmxBlock (&blocks)[amx_blocks]) {
+    int count = 0;
+    for (Index row = 0; row < task.rows; row += simd_tile_rows, ++count) {
+        AmxBlock& block = blocks[count];
+        SimdTask part = rows_from(p, task, row);
+        if (part.rows > simd_tile_rows) part.rows = simd_tile_rows;
+        block.map = map_rows(p, part);
+        block.tile = scratch.tile;
+        block.tile.out = scratch.out + count * scratch.out_floats;
+        block.tile.max = scratch.max + count * simd_tile_rows;
+        block.tile.sum = scratch.sum + count * simd_tile_rows;
+        block.query = scratch.query + count * scratch.query_halves;
+        block.lanes = tall(part.rows);
+        const Index visible = block.map.visible[part.rows - 1];
+        block.end = visible < task.end_key ? visible : task.end_key;
     }
+    return count;
+}
+
+//! [loop]
+/// \brief Visits the tiles of keys as visit_keys does, with several tiles of queries side by side.
+template <int Count>
+void visit_keys_amx(const Problem& p, const SimdTask& task, const AmxScratch<Count>& scratch,
+                    AmxBlock* blocks, int count, bool careful) {
+    constexpr Products scores = Count == 1 ? Products::one : Products::four;
+    constexpr Products sums = Count == 1 ? Products::one : Products::three;
+    const Tiles tiles;
+    const ScoreUnit unit(p);
+    const Index columns = tall(p.Ev);
+    Planes query[amx_blocks];
+    Index end = 0;
+    for (int n = 0; n < count; ++n) {
+        const AmxBlock& block = blocks[n];
+        query[n] = pair_queries(p, task, block, scratch);
+        for (Index i = 0; i < columns * block.lanes; ++i) block.tile.out[i] = 0;
+        for (Index i = 0; i < block.lanes; ++i)
+            block.tile.max[i] = minus_infinity, block.tile.sum[i] = 0;
+        end = block.end > end ? block.end : end;
+    }
+    for (Index first = task.first_key; first < end; first += simd_tile_keys) {
+        Planes key, value;
+        bool fetched = false;
+        for (int n = 0; n < count; ++n) {
+            const AmxBlock& block = blocks[n];
+            KeyTile tile{};
+            alignas(64) std::uint64_t allowed[64];
+            tile.keys = block.end - first < simd_tile_keys ? block.end - first : simd_tile_keys;
+            if (tile.keys <= 0 ||
+                mask_tile(p, task, block.map, first, block.tile, allowed, tile) == Cover::none)
+                continue;
+            if (!fetched) {
+                const Index keys = end - first < simd_tile_keys ? end - first : simd_tile_keys;
+                key = fetch_keys(p, task, first, keys, scratch);
+                value = transpose_values(p, task, first, keys, scratch);
+                fetched = true;
+            }
+            const Planes weight = {scratch.weight, simd_tile_keys * block.lanes, block.lanes * 4};
+            multiply<scores>(key, simd_tile_keys, query[n], block.lanes, deep(p.E) / depth,
+                             scratch.score, false);
+            weigh_tile(tile, unit, columns, block, scratch);
+            if (careful) set_aside_non_finite(columns, block, scratch);
+            multiply<sums>(value, columns, weight, block.lanes, simd_tile_keys / depth,
+                           block.tile.out, true);
+        }
+    }
+    for (int n = 0; n < count; ++n)  // scaled scores from here on
+        for (Index i = 0; i < blocks[n].lanes; ++i) blocks[n].tile.max[i] *= unit.unit;
 }
 //! [loop]
 
 template <int Count>
 void attend_tile_amx(const Problem& p, const SimdTask& task, float* memory) {
     const AmxScratch<Count> scratch(p, memory);
-    const RowMap map = map_rows(p, task);
-    visit_keys_amx(p, task, map, scratch, false);
-    // As in attend_tile: a value that is not finite must not reach rows that may not see it.
-    if (!all_finite(p, map, scratch.tile)) visit_keys_amx(p, task, map, scratch, true);
-    // An infinity in a visible query or key times the 0 of a second plane is NaN, where the score
-    // may be -infinity. Such rows are rare, and computed again by the code that has no planes: they
-    // alone, so that the others have the same bits with and without them.
-    std::uint64_t nan = 0;
-    for (Index r = 0; Count > 1 && r < map.rows; ++r)
-        nan |= std::uint64_t{scratch.tile.sum[r] != scratch.tile.sum[r]} << r;
-    store_tile(p, task, map, scratch.tile);
-    for (Index r = 0; r < task.rows; ++r) {
-        if ((nan >> r & 1) == 0) continue;
-        SimdTask row = task;
-        row.first_row += r;
-        row.rows = 1;
-        if (task.partial != nullptr) row.partial += r * simd_partial_stride(p.Ev);
-        attend_tile(p, row, memory);
+    AmxBlock blocks[amx_blocks];
+    const int count = make_blocks(p, task, scratch, blocks);
+    visit_keys_amx(p, task, scratch, blocks, count, false);
+    std::uint64_t nan[amx_blocks] = {};
+    for (int n = 0; n < count; ++n) {
+        const AmxBlock& block = blocks[n];
+        // As in attend_tile: a value that is not finite must not reach rows that may not see it.
+        if (!all_finite(p, block.map, block.tile))
+            visit_keys_amx(p, task, scratch, blocks + n, 1, true);
+        // An infinity in a visible query or key times the 0 of a second plane is NaN, where the
+        // score may be -infinity. Such rows are rare, and computed again by the code that has no
+        // planes: they alone, so that the others have the same bits with and without them.
+        for (Index r = 0; Count > 1 && r < block.map.rows; ++r)
+            nan[n] |= std::uint64_t{block.tile.sum[r] != block.tile.sum[r]} << r;
+        store_tile(p, rows_from(p, task, n * simd_tile_rows), block.map, block.tile);
     }
+    for (int n = 0; n < count; ++n)
+        for (Index r = 0; r < blocks[n].map.rows; ++r) {
+            if ((nan[n] >> r & 1) == 0) continue;
+            SimdTask row = rows_from(p, task, n * simd_tile_rows + r);
+            row.rows = 1;
+            attend_tile(p, row, memory);
+        }
 }
 
 void attend_half_tile(const Problem& p, const SimdTask& task, float* memory) {
@@ -171,6 +160,7 @@ Index scratch_floats(const Problem& p) {
 
 extern const SimdKernels simd_kernels = {
     .scratch_floats = scratch_floats,
+    .most_rows = simd_task_rows,
     .attend_tile = attend_half_tile,
     .attend_rows = attend_rows,
     .merge = merge,

@@ -23,6 +23,9 @@ inline constexpr Index simd_tile_rows = 64;
 ///        KiB. Tiles of 96 and 128 keys were measured within 2 % of it.
 inline constexpr Index simd_tile_keys = 64;
 
+/// \brief Most rows of a task where tiles of queries share what is made of keys and values.
+inline constexpr Index simd_task_rows = 8 * simd_tile_rows;
+
 /// \brief One piece of work: some rows that share a key head, against some of its keys.
 struct SimdTask {
     Index b = 0, key_head = 0;
@@ -45,6 +48,8 @@ constexpr Index simd_partial_stride(Index Ev) { return simd_partial_header + (Ev
 struct SimdKernels {
     /// Floats of working memory that one thread needs.
     Index (*scratch_floats)(const Problem&);
+    /// Most rows of a task of `attend_tile`: simd_tile_rows or simd_task_rows.
+    Index most_rows;
     /// Many queries: one query in each lane.
     void (*attend_tile)(const Problem&, const SimdTask&, float* scratch);
     /// Few queries: one element of a row in each lane. At most simd_few_rows.

@@ -37,6 +37,7 @@ struct TileScratch {
     Index line_stride;
     Index floats;  ///< in all
 
+    TileScratch() = default;
     TileScratch(const Problem& p, float* memory) : floats(0) {
         const auto take = [&](Index count) {
             float* const at = memory == nullptr ? nullptr : memory + floats;

@@ -8,7 +8,8 @@
 Rivals take turns, so that a busy moment hits all alike; best and median of the rounds are kept. In the
 same rounds run two rulers: multiply-adds in registers (the FMA peak) and one read of K and V (the
 bandwidth). What they allow at best, the larger of the two times, is in every row as the roofline: in
-float32 arithmetic, so that AMX may pass it. A ratio is PyTorch's time / ours. Needs torch and numpy;
+float32 arithmetic, so that AMX may pass it. A ratio is PyTorch's time / ours. Beside a mask runs the
+same call without it ("simd, no mask"): the row of simd says how many times as fast the mask makes it. Needs torch and numpy;
 onnx and onnxruntime if there.
 """
 import argparse
@@ -30,11 +31,15 @@ parser.add_argument("--cases", default="", help="regular expression on case name
 parser.add_argument("--rivals", default="", help="regular expression on rival names; simd and torch always run")
 parser.add_argument("--rounds", type=int, default=15)
 parser.add_argument("--seconds", type=float, default=6.0, help="most time for one case")
+parser.add_argument("--cpu", type=int, help="pin to this core, for one thread")
 parser.add_argument("--library", default="", help="path of libattn_cpu_door.so")
 parser.add_argument("--machine", default="", help="name of the record")
 parser.add_argument("--out", default="", help="JSON file; rows of other cases and thread counts in it are kept")
 parser.add_argument("--source-hash", default="", help="of the sources the library was made from, where they are not beside this script")
 args = parser.parse_args()
+CORES = len(os.sched_getaffinity(0))
+if args.cpu is not None:
+    os.sched_setaffinity(0, {args.cpu})
 
 # Before numpy: its OpenBLAS picks a slow kernel on processors it does not know.
 os.environ.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
@@ -100,6 +105,9 @@ CASES = [
     case("decode 32/8 S8192 bfloat16", 1, 32, 8, 1, 8192, 128, dtype="bfloat16"),
     case("denormal weights E64", 1, 8, 8, 1024, 1024, 64, spread=40.0),
 ]
+
+
+NO_MASK = "simd, no mask"
 
 
 def make_inputs(c):
@@ -217,10 +225,13 @@ def measure(c):
     rivals.update({n: f for n, f in others.items() if f is not None and re.search(args.rivals, n)})
     if flops_of(c) > 3e8 * args.threads:
         rivals.pop("openmp", None)  # scalar code: seconds for what the others do in milliseconds
+    if mask is not None:
+        rivals[NO_MASK] = our_tier("simd", c, q, k, v, None)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        want = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=mask,
-                                              is_causal=c["causal"], enable_gqa=c["Hq"] != c["H"])
-    error = {n: float((f().double() - want).abs().max()) for n, f in rivals.items()}
+        want = {n: F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=m,
+                                                  is_causal=c["causal"], enable_gqa=c["Hq"] != c["H"])
+                for n, m in (("", mask), (NO_MASK, None)) if n in ("", *rivals)}
+    error = {n: float((f().double() - want.get(n, want[""])).abs().max()) for n, f in rivals.items()}
     for n, e in error.items():
         if not e <= {"float32": 2e-4, "float16": 5e-3, "bfloat16": 5e-2}[c["dtype"]]:
             sys.exit(f"{c['name']}: {n} is wrong by {e}")
@@ -262,6 +273,9 @@ def measure(c):
             row.update(gbytes_best=kv / best * 1e-9, gbytes_median=kv / median * 1e-9,
                        share_of_read_best=kv / best * 1e-9 / max(read),
                        share_of_read_median=statistics.median(kv / s * 1e-9 / r for s, r in zip(t, read)))
+        if n == "simd" and NO_MASK in times:
+            row.update(no_mask_over_this_best=min(times[NO_MASK]) / best,
+                       no_mask_over_this_median=statistics.median(a / b for a, b in zip(times[NO_MASK], t)))
         if hasattr(rivals[n], "scratch_bytes"):
             row["scratch_bytes"] = rivals[n].scratch_bytes
         rows.append(row)
@@ -276,6 +290,12 @@ def show(rows):
         print(f"{r['case']:<27}{r['threads']:>3} {r['rival']:<12}{r['seconds_best'] * 1e3:>9.3f}{r['seconds_median'] * 1e3:>9.3f}"
               f"{r['gflops_best']:>9.1f}{r['gflops_median']:>8.1f}{r['torch_over_this_best']:>9.2f}{r['torch_over_this_median']:>6.2f}"
               f"{100 * r['share_of_peak_best']:>7.0f}{100 * r['share_of_peak_median']:>5.0f}{memory}{r['max_error']:>9.1e}", flush=True)
+
+
+    for r in rows:
+        if "no_mask_over_this_best" in r:
+            print(f"  the same without the mask takes {r['no_mask_over_this_best']:.2f} times as long (best), "
+                  f"{r['no_mask_over_this_median']:.2f} (median of the rounds)", flush=True)
 
 
 def cpu_name():
@@ -297,7 +317,7 @@ def save(rows):
         r["source_hash"] = source
         r["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     record.update(command="python3 tests/bench/compare_torch_cpu.py", machine=args.machine or path.stem.replace("cpu_vs_torch_", ""),
-                  cpu=cpu_name(), cores=len(os.sched_getaffinity(0)), isa=door.attn_door_isa().decode(),
+                  cpu=cpu_name(), cores=CORES, isa=door.attn_door_isa().decode(),
                   torch=torch.__version__, numpy=np.__version__)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
