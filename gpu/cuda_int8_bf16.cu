@@ -3,6 +3,8 @@
 #include "cuda_int8_launch.cuh"
 
 namespace attn::gpu {
+extern template void launch_int8_masking<bfloat16, 128>(const Int8Problem&, Masking, cudaStream_t);
+extern template void launch_int8_masking<bfloat16, 256>(const Int8Problem&, Masking, cudaStream_t);
 template void launch_int8<bfloat16>(const Int8Problem&, Masking, cudaStream_t);
 const void* some_int8_kernel() {
     return reinterpret_cast<const void*>(

@@ -1,8 +1,10 @@
 /// \file
-/// \brief The main kernel of `cuda_mma` for bfloat16.
+/// \brief The main kernel of `cuda_mma` for bfloat16, HeadDim = 64, and the choice among all three.
 #include "cuda_mma_launch.cuh"
 
 namespace attn::gpu {
+extern template void launch_masking<bfloat16, 128>(const MmaProblem&, Masking, cudaStream_t);
+extern template void launch_masking<bfloat16, 256>(const MmaProblem&, Masking, cudaStream_t);
 template void launch_mma<bfloat16>(const MmaProblem&, Masking, cudaStream_t);
 const void* some_mma_kernel() {
     return reinterpret_cast<const void*>(
