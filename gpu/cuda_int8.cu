@@ -36,8 +36,9 @@ namespace {
 using gpu::Int8Problem;
 using gpu::Piece;
 
-/// Query rows up to which rounding K once for each tile of 64 rows costs less than a pre-pass.
-constexpr Index most_fused_rows = 512;
+/// Blocks of 64 queries up to which rounding K once for each of them costs less than a pre-pass:
+/// four for each multiprocessor of a large GPU.
+constexpr Index most_fused_blocks = 512;
 
 /// What a problem takes: decided from sizes and strides alone.
 struct Plan {
@@ -59,7 +60,8 @@ struct Plan {
         if (exact || limited) mma = pieces.take(Saturating{gpu::mma_workspace_bytes(p)});
         if (exact) return;
         value_columns = gpu::round_up(p.Ev, 8);
-        fused = !limited && p.L <= most_fused_rows && gpu::fits_int8_fused(p);
+        const Saturating tiles = counted(p.B) * counted(p.Hq) * counted((p.L + 63) / 64);
+        fused = !limited && tiles.count <= most_fused_blocks && gpu::fits_int8_fused(p);
         if (fused) return;
         mask = gpu::MaskPlan(p, pieces);
         if (p.dtype == DType::float32 || value_columns != p.Ev || !gpu::wide(p.value))

@@ -17,7 +17,7 @@
 namespace attn::gpu {
 namespace {
 
-constexpr int sampled_rows = 32;  // of 256, 8 were too few for heads with loud keys
+constexpr int sampled_rows = 32;       // of 256, 8 were too few for heads with loud keys
 constexpr double sample_margin = 1.5;  // samples scatter
 constexpr int warps = 8, most_columns = 256, most = most_columns / 32;
 

@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(128)
     using T = std::conditional_t<std::is_same_v<From, float>, bfloat16, From>;  // of P V
     using Shape = FusedShape<T, HeadDim>;
     using Staged = StagedRows<From, HeadDim>;
-    using Rows = Int8Rows<Shape>;
+    using Rows = WarpRows<typename Shape::Base>;
     constexpr int HD = HeadDim, KT = Shape::Keys;
     extern __shared__ __align__(1024) unsigned char shared[];
     const std::uint32_t base = shared_address(shared);
@@ -277,11 +277,10 @@ __global__ void __launch_bounds__(128)
             __syncthreads();  // tile j + 1 has arrived, tile j's place is free
         }
         rows.finish_sums();
-        bool without = without_integers<Shape>(shared);
+        const bool without = without_integers<Shape>(shared);
         __syncthreads();  // the out tile takes the queries' place
         const float* shift = reinterpret_cast<const float*>(shared + Shape::shift_at);
         const auto finish = [&](const auto& unit) {
-            without |= mark_beyond_fused<Shape>(rows, unit, shared + Shape::without_at, warp, lane);
             return write_int8_rows<Shape>(p, rows, unit, shared, shift, b, h, first_row);
         };
         bool finite;

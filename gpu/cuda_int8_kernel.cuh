@@ -40,7 +40,7 @@ __device__ inline const float* lane_factors(const unsigned char* shared, int war
 template <class Shape, Masking masking, class MaskElement>
 __global__ void __launch_bounds__(Shape::threads, 2)
     int8_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
-    using Rows = Int8Rows<Shape>;
+    using Rows = WarpRows<typename Shape::Base>;
     using Mask = MaskTile<Shape, masking, MaskElement>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     constexpr bool natural = masking == Masking::additive;
@@ -160,13 +160,12 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     // ---- out = sum of weighted values / sum of weights, through the tiles that have been read
     const Place<Shape> end(p, first_block);
     const Index at = (end.b * problem.Hq + end.h) * p.queries.rows + end.first_row;
-    bool without = threadIdx.x < Shape::rows && p.queries.without[at + threadIdx.x] != 0;
+    const bool without = threadIdx.x < Shape::rows && p.queries.without[at + threadIdx.x] != 0;
     rows.finish_sums();
     const float* shift = p.queries.shift + at;
     float factor[Shape::MTiles][2];
     read_factors(factor, lane_factors<Shape>(shared, warp, lane));
     const auto finish = [&](const auto& unit) {
-        without |= mark_beyond_fused<Shape>(rows, unit, nullptr, warp, lane);
         return write_int8_rows<Shape>(p, rows, unit, shared, shift, end.b, end.h, end.first_row);
     };
     bool finite;
@@ -189,7 +188,7 @@ __global__ void __launch_bounds__(Shape::threads)
     int8_again_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
     if (p.again[first_block + blockIdx.x] == 0) return;
     using T = typename Shape::Element;
-    using Rows = Int8Rows<Shape>;
+    using Rows = WarpRows<typename Shape::Base>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     extern __shared__ __align__(1024) unsigned char shared[];
     const std::uint32_t base = shared_address(shared);
@@ -253,7 +252,6 @@ __global__ void __launch_bounds__(Shape::threads)
     rows.finish_sums();
     const float* shift = p.queries.shift + of_all;
     const auto finish = [&](const auto& unit) {
-        mark_beyond_fused<Shape>(rows, unit, without, warp, lane);
         write_int8_rows<Shape>(p, rows, unit, shared, shift, b, h, first_row);
     };
     if constexpr (natural)

@@ -1,8 +1,7 @@
 /// \file
-/// \brief The pre-pass of `cuda_int8` over K, two kernels: the first sums the keys of each block of
-///        64 and finds those that some query may see; the second takes their mean away, rotates and
-///        rounds. Between them lies the mean over all S keys, which each block of the second kernel
-///        adds up again: a few additions for each channel, in the order of quantize.hpp.
+/// \brief The pre-pass of `cuda_int8` over K, three kernels: the first sums the keys of each block
+///        of 64 and finds those that some query may see; the second, a small one, adds the sums up
+///        to the mean, in the order of quantize.hpp; the third takes it away, rotates and rounds.
 ///
 /// Cost: K is read twice (the second time from the L2 cache where it fits) and written once in half
 /// the bytes. V is not touched.
@@ -12,7 +11,7 @@
 namespace attn::gpu {
 namespace {
 
-constexpr int threads_per_block = 128;
+constexpr int threads_per_block = 128, keys_at_once = 128;
 
 /// Batch, first query head and key head of head n of the integers.
 struct KeyHead {
@@ -120,51 +119,63 @@ __global__ void __launch_bounds__(threads_per_block, whole ? 5 : 1)
     if (threadIdx.x % group_threads == 0) p.keys.block[index] = found;
 }
 
-/// Blocks begin .. end - 1 of 64 keys of head n become integers: one thread a key.
-/// \param find_mean  called while the first keys are on their way
-template <int HeadDim, class FindMean>
-__device__ void round_whole_keys(const Int8Problem& p, const KeyHead& head, Index n, Index begin,
-                                 Index end, const float* mean, FindMean&& find_mean) {
+/// One block per head: the mean over all S keys, and whether one of them has no integers.
+template <int HeadDim>
+__global__ void __launch_bounds__(threads_per_block)
+    mean_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
+    const Index n = first_block + blockIdx.x;
+    const KeyBlock* block = p.keys.block + n * p.keys.blocks;
+    const float* sums = p.keys.sums + n * p.keys.blocks * HeadDim;
+    for (int e = threadIdx.x; e < HeadDim; e += threads_per_block)
+        p.keys.mean[n * HeadDim + e] = mean_of(sums + e, HeadDim, block, p.keys.blocks);
+    bool floating = false;
+    for (Index i = threadIdx.x; i < p.keys.blocks; i += threads_per_block)
+        floating |= block[i].floating != 0;
+    floating = __syncthreads_or(floating);
+    if (threadIdx.x == 0) p.keys.floating[n] = floating;
+}
+
+/// `keys_at_once` keys of head n become integers: one thread a key.
+template <int HeadDim>
+__device__ void round_whole_keys(const Int8Problem& p, const KeyHead& head, Index n, Index first,
+                                 const float* mean) {
     __shared__ __align__(1024) unsigned char tile[32 * 1024];
     const Problem& problem = p.problem;
-    const int row = static_cast<int>(threadIdx.x);
+    const int thread = static_cast<int>(threadIdx.x);
     visit_element(problem.dtype, [&]<class T>(T) {
         using Staged = StagedRows<T, HeadDim>;
         constexpr int fit = static_cast<int>(sizeof tile) / Staged::row_bytes;
-        constexpr int rows = fit < threads_per_block ? fit : threads_per_block;  // at once
+        constexpr int rows = fit < keys_at_once ? fit : keys_at_once;
         const T* const key = static_cast<const T*>(problem.key.data) +
                              head.b * problem.key.stride[0] + head.hk * problem.key.stride[1];
-        for (Index first = begin * 64; first < end * 64; first += rows) {
-            const Index left = end * 64 - first;  // keys, those behind S included
+        for (Index at = first; at < first + keys_at_once && at < p.keys.blocks * 64; at += rows) {
+            const Index left = p.keys.blocks * 64 - at;  // keys, those behind S included
             Staged::template copy<rows, threads_per_block>(
-                shared_address(tile), key + first * problem.key.stride[2], problem.key.stride[2],
-                problem.S - first, row);
+                shared_address(tile), key + at * problem.key.stride[2], problem.key.stride[2],
+                problem.S - at, thread);
             copy_async_commit();
-            if (first == begin * 64) find_mean();
             copy_async_wait<0>();
             __syncthreads();
-            const bool mine = row < rows && row < left;
-            const Index block = n * p.keys.blocks + (first + row) / 64;  // of all heads
+            const bool mine = thread < rows && thread < left;
+            const Index of_all = n * p.keys.blocks * 64 + at;  // of all heads
             float x[HeadDim];
-            float step = 0;
             if (mine) {
-                Staged::read(x, tile, row);
-                const bool integers = p.keys.block[block].integer >> ((first + row) % 64) & 1;
+                Staged::read(x, tile, thread);
+                const Index own = of_all + thread;
+                const bool integers = p.keys.block[own / 64].integer >> (own % 64) & 1;
 #pragma unroll
                 for (int e = 0; e < HeadDim; ++e) x[e] = integers ? x[e] - mean[e] : 0.0f;
             }
             __syncthreads();  // the rows have been read; their integers take their place
             if (mine)
-                step = round_row<HeadDim>(
+                p.keys.scale[of_all + thread] = round_row<HeadDim>(
                     x, rotation_factor(HeadDim, Operand::key), 1.0f, [&](int piece) {
-                        return reinterpret_cast<uint4*>(tile + swizzled<HeadDim>(row, piece));
+                        return reinterpret_cast<uint4*>(tile + swizzled<HeadDim>(thread, piece));
                     });
-            const Index first_key = n * p.keys.blocks * 64 + first;  // of all heads
-            if (mine) p.keys.scale[first_key + row] = step;
             __syncthreads();
             constexpr int pieces = HeadDim / 16;
-            auto* const to = reinterpret_cast<uint4*>(p.keys.key + first_key * HeadDim);
-            for (int index = row; index < rows * pieces && index / pieces < left;
+            auto* const to = reinterpret_cast<uint4*>(p.keys.key + of_all * HeadDim);
+            for (int index = thread; index < rows * pieces && index / pieces < left;
                  index += threads_per_block)
                 to[index] = *reinterpret_cast<const uint4*>(
                     tile + swizzled<HeadDim>(index / pieces, index % pieces));
@@ -173,44 +184,29 @@ __device__ void round_whole_keys(const Int8Problem& p, const KeyHead& head, Inde
     });
 }
 
-/// One block per `chunk` blocks of 64 keys.
+/// One block per `keys_at_once` keys of a head.
 template <int HeadDim, bool whole>
 __global__ void __launch_bounds__(threads_per_block, whole ? 3 : 1)
-    quantize_kernel(const __grid_constant__ Int8Problem p, int chunk, Index first_block) {
+    quantize_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
     __shared__ float mean[HeadDim];
-    const Index chunks = (p.keys.blocks + chunk - 1) / chunk;
-    const Index index = first_block + blockIdx.x, n = index / chunks;
-    const Index begin = index % chunks * chunk;
-    const Index end = begin + chunk < p.keys.blocks ? begin + chunk : p.keys.blocks;
+    const Index parts = (p.keys.blocks * 64 + keys_at_once - 1) / keys_at_once;
+    const Index n = (first_block + blockIdx.x) / parts;
+    const Index first = (first_block + blockIdx.x) % parts * keys_at_once;
     const KeyHead head(p, n);
-    const KeyBlock* block = p.keys.block + n * p.keys.blocks;
-    const float* sums = p.keys.sums + n * p.keys.blocks * HeadDim;
-    const auto find_mean = [&] {
-        for (int e = threadIdx.x; e < HeadDim; e += threads_per_block) {
-            mean[e] = mean_of(sums + e, HeadDim, block, p.keys.blocks);
-            if (begin == 0) p.keys.mean[n * HeadDim + e] = mean[e];
-        }
-        if (begin == 0) {
-            bool floating = false;
-            for (Index i = threadIdx.x; i < p.keys.blocks; i += threads_per_block)
-                floating |= block[i].floating != 0;
-            floating = __syncthreads_or(floating);
-            if (threadIdx.x == 0) p.keys.floating[n] = floating;
-        }
-        __syncthreads();
-    };
+    for (int e = threadIdx.x; e < HeadDim; e += threads_per_block)
+        mean[e] = p.keys.mean[n * HeadDim + e];
+    __syncthreads();
     if constexpr (whole) {
-        round_whole_keys<HeadDim>(p, head, n, begin, end, mean, find_mean);
+        round_whole_keys<HeadDim>(p, head, n, first, mean);
     } else {
-        find_mean();
         __shared__ float staging[threads_per_block / 32 * Rotation<HeadDim>::staging_floats];
         const Rotation<HeadDim> rotate(p.problem.E, Operand::key);
         visit_element(p.problem.dtype, [&]<class T>(T) {
-            for (Index i = begin; i < end; ++i) {
-                const Index first_key = n * p.keys.blocks * 64 + i * 64;  // of all heads
+            for (Index i = first / 64; i < p.keys.blocks && i * 64 < first + keys_at_once; ++i) {
+                const Index block = n * p.keys.blocks + i, first_key = block * 64;  // of all heads
                 std::int8_t* const key = p.keys.key + first_key * HeadDim;
                 round_keys<T, HeadDim, 64, threads_per_block>(
-                    p.problem, head.b, head.hk, i * 64, block[i], p.wide_key, mean,
+                    p.problem, head.b, head.hk, i * 64, p.keys.block[block], p.wide_key, mean,
                     [&](int j, int piece) {
                         return reinterpret_cast<uint4*>(key + j * HeadDim + piece * lane_channels);
                     },
@@ -227,10 +223,9 @@ void launch_both(const Int8Problem& p, Masking masking, cudaStream_t stream) {
     launch<measure_kernel<HeadDim, whole>>((heads * blocks + groups - 1) / groups,
                                            threads_per_block, 0, stream, p,
                                            masking == Masking::bits);
-    // Each chunk adds up the mean again: longer ones for longer sequences.
-    const int chunk = static_cast<int>(blocks < 32 ? 2 : blocks < 256 ? blocks / 16 : 16);
-    launch<quantize_kernel<HeadDim, whole>>(heads * ((blocks + chunk - 1) / chunk),
-                                            threads_per_block, 0, stream, p, chunk);
+    launch<mean_kernel<HeadDim>>(heads, threads_per_block, 0, stream, p);
+    const Index parts = (blocks * 64 + keys_at_once - 1) / keys_at_once;
+    launch<quantize_kernel<HeadDim, whole>>(heads * parts, threads_per_block, 0, stream, p);
 }
 
 template <int HeadDim>

@@ -141,28 +141,6 @@ __device__ inline void read_factors(float (&factor)[MTiles][2], const float* sha
         for (int half = 0; half < 2; ++half) factor[m][half] = shared[m * 16 + half * 8];
 }
 
-/// \brief The warp's rows, with the fused exponent: rows it cannot take are computed key by key.
-template <class Shape>
-using Int8Rows = WarpRows<typename Shape::Base, true>;
-
-/// \brief Marks the lane's rows that the fused exponent cannot take, among those without integers.
-/// \param without  (rows), or null \return is there one?
-template <class Shape, class Unit>
-__device__ inline bool mark_beyond_fused(const Int8Rows<Shape>& rows, const Unit& unit,
-                                         std::uint8_t* without, int warp, int lane) {
-    bool any = false;
-#pragma unroll
-    for (int m = 0; m < Shape::MTiles; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-            if (rows.beyond_fused(m, half, of_row(unit, m, half))) {
-                if (without != nullptr)
-                    without[warp * Shape::warp_rows + m * 16 + half * 8 + lane / 4] = 1;
-                any = true;
-            }
-    return any;
-}
-
 /// \brief |scale| and its sign, as the queries take them.
 struct ScaleOf {
     float size, sign;
