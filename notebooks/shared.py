@@ -63,6 +63,11 @@ def colour(tier: str) -> str:
     return PALETTE[names.index(tier) % len(PALETTE)] if tier in names else GREY
 
 
+def legend_beside(axes: Any) -> None:
+    """A legend of many tiers, at the right of the plot: inside, it would cover some of them."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
 def best_of(call: Callable[[], Any], seconds: float = 0.3, least: int = 3) -> float:
     """The shortest of repeated calls, in seconds, after one that does not count."""
     call()

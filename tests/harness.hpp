@@ -152,14 +152,21 @@ inline Output run(const Tier& tier, const Inputs& in, Setting setting = {}) {
 ///        quantized keys and values follow from all of them, also from those that row i does not
 ///        see.
 inline void take_rounding(Reference& row, const Reference& whole, Index i) {
-    for (Index h = 0; h < whole.N * whole.Hq && !whole.logsumexp_rounding.empty(); ++h) {
-        const Index at = h * whole.L + i;
-        row.logsumexp_rounding[h] = whole.logsumexp_rounding[at];
-        for (Index c = 0; c < whole.Ev; ++c) {
-            row.score_rounding[h * whole.Ev + c] = whole.score_rounding[at * whole.Ev + c];
-            row.value_rounding[h * whole.Ev + c] = whole.value_rounding[at * whole.Ev + c];
-        }
-    }
+    if (!whole.rounding.valid()) return;
+    row.rounding = std::async(std::launch::deferred, [whole, i] {
+                       const QuantizedRounding& all = whole.rounding.get();
+                       QuantizedRounding one;
+                       for (Index h = 0; h < whole.N * whole.Hq && !all.score.empty(); ++h) {
+                           const Index at = h * whole.L + i;
+                           one.logsumexp.push_back(all.logsumexp[at]);
+                           const auto begin = at * whole.Ev, end = begin + whole.Ev;
+                           for (Index c = begin; c < end; ++c) {
+                               one.score.push_back(all.score[c]);
+                               one.value.push_back(all.value[c]);
+                           }
+                       }
+                       return one;
+                   }).share();
 }
 
 /// \brief Half a step of the largest of all values; 0 where values are not quantized.

@@ -294,9 +294,11 @@ TEST_CASE("every tier can be split along the keys and merged by logsumexp") {
                 Allowance allowance(*tier, DType::float32);
                 allowance.weight_error *= 2;
                 allowance.weight_error += 0x1p-24 * (16 + 8 * A);
-                if (allowance.quantized_scores)
-                    allowance.weight_error += 2 * *std::max_element(want.logsumexp_rounding.begin(),
-                                                                    want.logsumexp_rounding.end());
+                if (allowance.quantized_scores) {
+                    const std::vector<double>& rounding = want.rounding.get().logsumexp;
+                    allowance.weight_error +=
+                        2 * *std::max_element(rounding.begin(), rounding.end());
+                }
                 const Verdict v = judge(merged.view(), want, allowance);
                 CHECK_MESSAGE(v.ok(), text_of(v));
             }

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <memory>
 #include <optional>
 
 namespace attn {
@@ -64,10 +65,25 @@ Index mask_offset(const TensorView& mask, const TensorView& query, Index n, Inde
     return offset;
 }
 
-/// The formula row by row in `Real`: fills A and W, and with `results` also out and logsumexp.
+/// A problem, widened to float64.
+struct Inputs {
+    Tensor query, key, value, mask;
+    Options options;
+
+    Inputs(const TensorView& q, const TensorView& k, const TensorView& v, const Options& given)
+        : query(widened(q)), key(widened(k)), value(widened(v)), options(given) {
+        if (given.mask.absent()) return;
+        mask = widened(given.mask);
+        options.mask = mask;
+    }
+};
+
+/// The formula row by row in `Real`: fills A and W, with `results` also out and logsumexp, and
+/// `rounding` unless that is null.
 template <class Real>
-void measure(const TensorView& query, const TensorView& key, const TensorView& value,
-             const Options& options, bool results, Reference& to) {
+void measure(const Inputs& inputs, bool results, Reference& to, QuantizedRounding* rounding) {
+    const TensorView query = inputs.query, key = inputs.key, value = inputs.value;
+    const Options& options = inputs.options;
     const Index E = axis(query, 0), H = axis(key, 2);
     const std::vector<double> q = elements(query), k = elements(key), v = elements(value);
     const TensorView& mask = options.mask;
@@ -106,7 +122,7 @@ void measure(const TensorView& query, const TensorView& key, const TensorView& v
     for (Index row = 0; row < to.N * to.Hq * to.L; ++row) {
         const Index i = row % to.L, h = row / to.L % to.Hq, n = row / to.L / to.Hq;
         const Index key_row = (n * H + h / (to.Hq / H)) * to.S;
-        if (i == 0 && !to.logsumexp_rounding.empty()) quantized.emplace(quantized_head(n, h));
+        if (i == 0 && rounding) quantized.emplace(quantized_head(n, h));
         Real max = minus_inf;
         bool nan = false;
         for (Index j = 0; j < to.S; ++j) {
@@ -146,8 +162,8 @@ void measure(const TensorView& query, const TensorView& key, const TensorView& v
         }
         if (quantized && !nan)
             quantized->measure(i, score, sum, to.out.data() + row * to.Ev,
-                               to.score_rounding.data() + row * to.Ev,
-                               to.value_rounding.data() + row * to.Ev, to.logsumexp_rounding[row]);
+                               rounding->score.data() + row * to.Ev,
+                               rounding->value.data() + row * to.Ev, rounding->logsumexp[row]);
         if (results)
             to.logsumexp[row] = nan ? score[0] : sum == 0 ? minus_inf : max + std::log(sum);
     }
@@ -273,10 +289,7 @@ Tensor widened(const TensorView& view) {
 
 Reference reference(const TensorView& query, const TensorView& key, const TensorView& value,
                     const Options& options) {
-    const Tensor q = widened(query), k = widened(key), v = widened(value);
-    Options wide = options;
-    const Tensor mask = options.mask.absent() ? Tensor() : widened(options.mask);
-    if (!options.mask.absent()) wide.mask = mask;
+    const auto inputs = std::make_shared<const Inputs>(query, key, value, options);
     std::vector<Index> shape(query.shape, query.shape + std::max(query.rank, 0));
     if (!shape.empty()) shape.back() = axis(value, 0);
     Tensor out(shape, DType::float64);
@@ -285,7 +298,8 @@ Reference reference(const TensorView& query, const TensorView& key, const Tensor
     Execution execution;
     execution.tier = "literal";
     execution.logsumexp = logsumexp;
-    scaled_dot_product_attention(q, k, v, out, wide, execution);  // also checks the arguments
+    scaled_dot_product_attention(inputs->query, inputs->key, inputs->value, out, inputs->options,
+                                 execution);  // also checks the arguments
 
     Reference to;
     to.dtype = query.dtype;
@@ -293,19 +307,23 @@ Reference reference(const TensorView& query, const TensorView& key, const Tensor
     for (int a = 3; a < query.rank; ++a) to.N *= axis(query, a);
     to.value_size.resize(static_cast<std::size_t>(out.size()));
     to.score_size.resize(static_cast<std::size_t>(logsumexp.size()));
-    if (query.dtype != DType::float64) {
-        to.score_rounding.resize(to.value_size.size());
-        to.value_rounding.resize(to.value_size.size());
-        to.logsumexp_rounding.resize(to.score_size.size());
-    }
     const double* o = static_cast<const double*>(out.data());
     const double* lse = static_cast<const double*>(logsumexp.data());
     to.out.assign(o, o + out.size());
     to.logsumexp.assign(lse, lse + logsumexp.size());
     if (query.dtype == DType::float64)
-        measure<long double>(q, k, v, wide, true, to);
+        measure<long double>(*inputs, true, to, nullptr);
     else
-        measure<double>(q, k, v, wide, false, to);
+        measure<double>(*inputs, false, to, nullptr);
+    to.rounding = std::async(std::launch::deferred, [inputs, copy = to]() mutable {
+                      QuantizedRounding rounding;
+                      if (copy.dtype == DType::float64) return rounding;
+                      rounding.score.resize(copy.value_size.size());
+                      rounding.value.resize(copy.value_size.size());
+                      rounding.logsumexp.resize(copy.score_size.size());
+                      measure<double>(*inputs, false, copy, &rounding);
+                      return rounding;
+                  }).share();
     return to;
 }
 
@@ -350,13 +368,13 @@ Allowance::Allowance(const Tier& tier, DType dtype)
 
 double Allowance::rounding(const Reference& reference, Index i) const {
     const std::size_t at = static_cast<std::size_t>(i);
-    return (quantized_scores ? reference.score_rounding.at(at) : 0) +
-           (quantized_values ? reference.value_rounding.at(at) : 0);
+    return (quantized_scores ? reference.rounding.get().score.at(at) : 0) +
+           (quantized_values ? reference.rounding.get().value.at(at) : 0);
 }
 
 double Allowance::logsumexp_rounding(const Reference& reference, Index i) const {
     const bool quantized = quantized_scores || quantized_values;
-    return quantized ? reference.logsumexp_rounding.at(static_cast<std::size_t>(i)) : 0;
+    return quantized ? reference.rounding.get().logsumexp.at(static_cast<std::size_t>(i)) : 0;
 }
 
 std::string text_of(const Verdict& v) {

@@ -41,10 +41,18 @@
 #include <attn/attention.hpp>
 #include <attn/tier.hpp>
 
+#include <future>
 #include <string>
 #include <vector>
 
 namespace attn {
+
+/// \brief What 8 bits may change in the results of one problem; all empty for float64.
+struct QuantizedRounding {
+    std::vector<double> score;      ///< (N, Hq, L, Ev): in out, by quantized scores
+    std::vector<double> value;      ///< (N, Hq, L, Ev): in out, by quantized weights and values
+    std::vector<double> logsumexp;  ///< (N, Hq, L): by both
+};
 
 /// \brief What the results of one problem are compared with, row-major. N is the product of the
 ///        batch axes.
@@ -63,10 +71,8 @@ struct Reference {
     std::vector<long double> logsumexp;  ///< (N, Hq, L)
     std::vector<double> value_size;      ///< (N, Hq, L, Ev): W
     std::vector<double> score_size;      ///< (N, Hq, L): A
-    // What 8 bits may change; empty for float64.
-    std::vector<double> score_rounding;      ///< (N, Hq, L, Ev): by quantized scores
-    std::vector<double> value_rounding;      ///< (N, Hq, L, Ev): by quantized weights and values
-    std::vector<double> logsumexp_rounding;  ///< (N, Hq, L): by both
+    /// What 8 bits may change. Worked out when first asked for: exact tiers never ask.
+    std::shared_future<QuantizedRounding> rounding;
 };
 
 /// \brief What a tier may be off besides rounding in its compute type.
