@@ -21,7 +21,9 @@
 namespace attn::gpu {
 namespace {
 
-constexpr int key_bytes_at_most = 64 * 1024;  // of a head: S rounded up to 64, times HeadDim
+constexpr Index most_keys = 512;
+constexpr int most_shared_bytes = 163 * 1024;  // of an A100
+constexpr int staged_keys = 128;               // at once; behind them the block's queries
 
 /// \brief `Int8Shape` with all keys behind everything else.
 template <class T, int HeadDim>
@@ -43,13 +45,19 @@ struct FusedShape : MmaShape<T, HeadDim, 4, 1, 64, false> {
     static constexpr ATTN_HD int found_at(int blocks) {
         return sums_at(blocks) + blocks * HeadDim * 4;
     }
-    static constexpr int shared_bytes(int blocks) {
-        return found_at(blocks) + blocks * static_cast<int>(sizeof(KeyBlock));
+    static constexpr ATTN_HD int staging_at(int blocks) {
+        return (found_at(blocks) + blocks * static_cast<int>(sizeof(KeyBlock)) + 1023) / 1024 *
+               1024;
+    }
+    static constexpr int shared_bytes(int blocks, int element_bytes) {
+        return staging_at(blocks) +
+               (HeadDim <= 128 ? (staged_keys + Base::rows) * HeadDim * element_bytes : 0);
     }
 };
 
-/// \brief The tile of values from key `at` on, rounded to 16 bits where it is float32: for
-///        rows that `cp.async` cannot read.
+/// \brief The tile of values from key `at` on, rounded to 16 bits where it is float32: for rows
+/// that
+///        `cp.async` cannot read.
 template <class Shape, class From>
 __device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool wide,
                             unsigned char* tile) {
@@ -72,11 +80,78 @@ __device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool 
     }
 }
 
+/// \brief The pre-pass for one head whose keys are whole rows. The first `staged_keys` of them are
+///        on their way to `staging`.
+template <class Shape, class From>
+__device__ void prepare_whole_keys(const Int8Problem& p, Index b, Index h, Index hk,
+                                   unsigned char* shared, unsigned char* staging, float* mean,
+                                   float* scale, float* sums, KeyBlock* found) {
+    constexpr int HD = Shape::HeadDim, groups = Shape::threads / HD;
+    using Staged = StagedRows<From, HD>;
+    const Problem& problem = p.problem;
+    const int thread = static_cast<int>(threadIdx.x), blocks = static_cast<int>(p.keys.blocks);
+    const From* const key = static_cast<const From*>(problem.key.data) + b * problem.key.stride[0] +
+                            hk * problem.key.stride[1];
+    const auto stage = [&](int first) {
+        if (first > 0 || blocks * 64 > staged_keys) {
+            __syncthreads();  // the last keys have been read
+            Staged::template copy<staged_keys, Shape::threads>(
+                shared_address(staging), key + first * problem.key.stride[2], problem.key.stride[2],
+                problem.S - first, thread);
+            copy_async_commit();
+        }
+        copy_async_wait<0>();
+        __syncthreads();
+    };
+    for (int first = 0; first < blocks * 64; first += staged_keys) {
+        stage(first);
+        bool good = true;
+        for (int side = thread / HD; side < staged_keys / 64; side += groups) {
+            const int block = first / 64 + side;
+            if (block >= blocks) break;
+            const std::uint64_t seen = seen_keys(problem, b, h, block);
+            good = sum_whole_keys<From, HD>(staging + side * 64 * Staged::row_bytes, thread % HD,
+                                            seen, sums + block * HD) &&
+                   good;
+            if (thread % HD == 0) found[block] = {seen, 0};
+        }
+        if (!__syncthreads_or(!good)) continue;
+        for (int block = first / 64 + thread / 32;
+             block < blocks && block < (first + staged_keys) / 64; block += Shape::Warps) {
+            const KeyBlock bits = measure_keys<From, HD>(
+                problem, b, hk, block, found[block].integer, true, sums + block * HD);
+            if (thread % 32 == 0) found[block] = bits;
+        }
+        __syncthreads();
+    }
+    for (int e = thread; e < HD; e += Shape::threads)
+        mean[e] = mean_of(sums + e, HD, found, blocks);
+    __syncthreads();
+    //! [fused]
+    for (int first = 0; first < blocks * 64; first += staged_keys) {
+        if (blocks * 64 > staged_keys) stage(first);
+        const int j = first + thread;
+        if (j >= blocks * 64) continue;
+        float x[HD];
+        Staged::read(x, staging, thread);
+        const bool integers = found[j / 64].integer >> (j % 64) & 1;
+#pragma unroll
+        for (int e = 0; e < HD; ++e) x[e] = integers ? x[e] - mean[e] : 0.0f;
+        scale[j] = round_row<HD>(x, rotation_factor(HD, Operand::key), 1.0f, [&](int piece) {
+            return reinterpret_cast<uint4*>(shared + Shape::key_at +
+                                            j / 64 * Shape::int8_tile_bytes +
+                                            swizzled<HD>(j % 64, piece));
+        });
+    }
+    //! [fused]
+    __syncthreads();
+}
+
 template <class T, int HeadDim, bool masked>
 __global__ void __launch_bounds__(128)
     int8_fused_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
     using Shape = FusedShape<T, HeadDim>;
-    using Rows = WarpRows<typename Shape::Base>;
+    using Rows = Int8Rows<Shape>;
     constexpr int HD = HeadDim, KT = Shape::Keys;
     extern __shared__ __align__(1024) unsigned char shared[];
     const std::uint32_t base = shared_address(shared);
@@ -91,8 +166,10 @@ __global__ void __launch_bounds__(128)
     float* const scale = reinterpret_cast<float*>(shared + Shape::scale_at(blocks));
     float* const sums = reinterpret_cast<float*>(shared + Shape::sums_at(blocks));
     auto* const found = reinterpret_cast<KeyBlock*>(shared + Shape::found_at(blocks));
-    float* const staging =
-        reinterpret_cast<float*>(shared + Shape::value_at + Shape::tile_bytes);  // second V tile
+    unsigned char* const second_values = shared + Shape::value_at + Shape::tile_bytes;
+    unsigned char* const key_staging = shared + Shape::staging_at(blocks);
+    const int element_bytes = problem.dtype == DType::float32 ? 4 : 2;
+    unsigned char* const query_staging = key_staging + staged_keys * HD * element_bytes;
 
     const int tiles = static_cast<int>(
         (problem.visible(first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1) + KT -
@@ -111,35 +188,60 @@ __global__ void __launch_bounds__(128)
         else
             fill_values<Shape, T>(problem, b, hk, at, false, shared + to);
     };
+    const bool whole_keys = is_whole<HD>(problem.E, p.wide_key);
+    const bool whole_queries = is_whole<HD>(problem.E, p.wide_query);
+    const auto by_element = [&](auto&& f) {
+        if (problem.dtype == DType::float32) return f(float{});
+        f(T{});
+    };
+    // All that is read for the first time is on its way at once.
     if (tiles > 0 && problem.dtype != DType::float32) copy_values(0);
+    if constexpr (HD <= 128)
+        by_element([&]<class From>(From) {
+            using Staged = StagedRows<From, HD>;
+            const auto rows = [&](const TensorView& view, Index head, Index first) {
+                return static_cast<const From*>(view.data) + b * view.stride[0] +
+                       head * view.stride[1] + first * view.stride[2];
+            };
+            const int thread = static_cast<int>(threadIdx.x);
+            if (whole_keys && blocks * 64 <= staged_keys)
+                Staged::template copy<staged_keys, Shape::threads>(
+                    shared_address(key_staging), rows(problem.key, hk, 0), problem.key.stride[2],
+                    problem.S, thread);
+            if (whole_queries)
+                Staged::template copy<Shape::rows, Shape::threads>(
+                    shared_address(query_staging), rows(problem.query, h, first_row),
+                    problem.query.stride[2], rows_left, thread);
+        });
     copy_async_commit();
 
     // ---- the pre-pass, for this head alone
-    visit_element(problem.dtype, [&]<class From>(From) {
-        if constexpr (std::is_same_v<From, float> || std::is_same_v<From, T>) {
-            //! [fused]
-            for (int block = warp; block < blocks; block += 4) {
-                const std::uint64_t seen = seen_keys(problem, b, h, block);
-                const KeyBlock bits = measure_keys<From, HD>(problem, b, hk, block, seen,
-                                                             p.wide_key, sums + block * HD);
-                if (lane == 0) found[block] = bits;
-            }
-            __syncthreads();
-            for (int e = threadIdx.x; e < HD; e += Shape::threads)
-                mean[e] = mean_of(sums + e, HD, found, blocks);
-            __syncthreads();
-            const Rotation<HD> rotate(problem.E, Operand::key);
-            for (int block = 0; block < blocks; ++block)
-                round_keys<From, HD, KT, Shape::threads>(
-                    problem, b, hk, static_cast<Index>(block) * KT, found[block], p.wide_key, mean,
-                    [&](int j, int piece) {
-                        return reinterpret_cast<uint4*>(shared + Shape::key_at +
-                                                        block * Shape::int8_tile_bytes +
-                                                        swizzled<HD>(j, piece));
-                    },
-                    scale + block * KT, rotate, staging);
-            //! [fused]
+    by_element([&]<class From>(From) {
+        if constexpr (HD <= 128) {
+            if (whole_keys)
+                return prepare_whole_keys<Shape, From>(p, b, h, hk, shared, key_staging, mean,
+                                                       scale, sums, found);
         }
+        for (int block = warp; block < blocks; block += 4) {
+            const std::uint64_t seen = seen_keys(problem, b, h, block);
+            const KeyBlock bits =
+                measure_keys<From, HD>(problem, b, hk, block, seen, p.wide_key, sums + block * HD);
+            if (lane == 0) found[block] = bits;
+        }
+        __syncthreads();
+        for (int e = threadIdx.x; e < HD; e += Shape::threads)
+            mean[e] = mean_of(sums + e, HD, found, blocks);
+        __syncthreads();
+        const Rotation<HD> rotate(problem.E, Operand::key);
+        for (int block = 0; block < blocks; ++block)
+            round_keys<From, HD, KT, Shape::threads>(
+                problem, b, hk, static_cast<Index>(block) * KT, found[block], p.wide_key, mean,
+                [&](int j, int piece) {
+                    return reinterpret_cast<uint4*>(shared + Shape::key_at +
+                                                    block * Shape::int8_tile_bytes +
+                                                    swizzled<HD>(j, piece));
+                },
+                scale + block * KT, rotate, reinterpret_cast<float*>(second_values));
     });
     bool floating = false;
     for (int block = 0; block < blocks; ++block) floating |= found[block].floating != 0;
@@ -152,7 +254,11 @@ __global__ void __launch_bounds__(128)
     // ---- attention; a second time, with values that are not finite read as 0, if it must be
     bool second = false;
     for (;; second = true) {
-        round_queries<Shape, masked>(p, b, h, first_row, mean, shared, staging);
+        copy_async_wait<0>();
+        __syncthreads();  // staged queries have arrived
+        round_queries<Shape, masked, Shape::rows * HD * 4>(
+            p, b, h, first_row, mean, shared, whole_queries ? query_staging : second_values,
+            whole_queries, [] {});
         if (tiles > 0 && (second || problem.dtype == DType::float32)) copy_values(0);
         copy_async_commit();
         copy_async_wait<0>();
@@ -190,15 +296,18 @@ __global__ void __launch_bounds__(128)
             __syncthreads();  // tile j + 1 has arrived, tile j's place is free
         }
         rows.finish_sums();
-        const bool without = without_integers<Shape>(shared);
+        bool without = without_integers<Shape>(shared);
         __syncthreads();  // the out tile takes the queries' place
         const float* shift = reinterpret_cast<const float*>(shared + Shape::shift_at);
+        const auto finish = [&](const auto& unit) {
+            without |= mark_beyond_fused<Shape>(rows, unit, shared + Shape::without_at, warp, lane);
+            return write_int8_rows<Shape>(p, rows, unit, shared, shift, b, h, first_row);
+        };
         bool finite;
         if constexpr (masked)
-            finite = write_int8_rows<Shape>(p, rows, float{Rows::log2_e}, shared, shift, b, h,
-                                            first_row);
+            finite = finish(float{Rows::log2_e});
         else
-            finite = write_int8_rows<Shape>(p, rows, factor, shared, shift, b, h, first_row);
+            finite = finish(factor);
         if (second || !__syncthreads_or(without || floating || (!finite && can_hide(problem))))
             break;
     }
@@ -220,14 +329,14 @@ template <class T, int HeadDim>
 void launch_masked(const Int8Problem& p, cudaStream_t stream) {
     using Shape = FusedShape<T, HeadDim>;
     const Index blocks = p.query_tiles * p.problem.B * p.problem.Hq;
-    const int shared_bytes = Shape::shared_bytes(static_cast<int>(p.keys.blocks));
-    constexpr int most = Shape::shared_bytes(key_bytes_at_most / Shape::int8_tile_bytes);
+    const int shared_bytes = Shape::shared_bytes(static_cast<int>(p.keys.blocks),
+                                                 p.problem.dtype == DType::float32 ? 4 : 2);
     if (p.problem.mask_kind == MaskKind::none)
-        launch<int8_fused_kernel<T, HeadDim, false>, most>(blocks, Shape::threads, shared_bytes,
-                                                           stream, p);
+        launch<int8_fused_kernel<T, HeadDim, false>, most_shared_bytes>(blocks, Shape::threads,
+                                                                        shared_bytes, stream, p);
     else
-        launch<int8_fused_kernel<T, HeadDim, true>, most>(blocks, Shape::threads, shared_bytes,
-                                                          stream, p);
+        launch<int8_fused_kernel<T, HeadDim, true>, most_shared_bytes>(blocks, Shape::threads,
+                                                                       shared_bytes, stream, p);
 }
 
 template <class T>
@@ -245,7 +354,16 @@ void launch_head_dim(const Int8Problem& p, cudaStream_t stream) {
 }  // namespace
 
 bool fits_int8_fused(const Problem& p) {
-    return (p.S + 63) / 64 * 64 <= key_bytes_at_most / int8_head_dim(p);
+    if (p.S > most_keys) return false;
+    const int blocks = static_cast<int>((p.S + 63) / 64), size = p.dtype == DType::float32 ? 4 : 2;
+    switch (int8_head_dim(p)) {
+        case 64:
+            return FusedShape<float16, 64>::shared_bytes(blocks, size) <= most_shared_bytes;
+        case 128:
+            return FusedShape<float16, 128>::shared_bytes(blocks, size) <= most_shared_bytes;
+        default:
+            return FusedShape<float16, 256>::shared_bytes(blocks, size) <= most_shared_bytes;
+    }
 }
 
 void launch_int8_fused(const Int8Problem& given, cudaStream_t stream) {

@@ -22,13 +22,17 @@
 namespace attn::gpu {
 
 /// \brief Quantizes the block's queries into the query tile; the dtype is the caller's.
-/// \param mean  (HeadDim) of K \param staging  for `Rotation`
+/// \param mean     (HeadDim) of K \param staging  (staging_bytes), in use until `between` is called
+/// \param staged   whole rows lie there already
+/// \param between  called by all threads when the staging place is free: copies may start
 /// \tparam natural  the kernel adds a mask before it turns to units of log 2
-template <class Shape, bool natural>
+template <class Shape, bool natural, int staging_bytes, class Between>
 __device__ __forceinline__ void round_queries(const Int8Problem& p, Index b, Index h,
                                               Index first_row, const float* mean,
-                                              unsigned char* shared, float* staging) {
+                                              unsigned char* shared, unsigned char* staging,
+                                              bool staged, Between&& between) {
     using T = typename Shape::Element;
+    constexpr int HD = Shape::HeadDim;
     const auto tile = [&](int row, int piece) {
         return reinterpret_cast<uint4*>(shared + swizzled<Shape::int8_row_bytes>(row, piece));
     };
@@ -38,14 +42,23 @@ __device__ __forceinline__ void round_queries(const Int8Problem& p, Index b, Ind
     const ScaleOf scale(p.problem);
     const float unit = natural ? scale.size : scale.size * WarpRows<typename Shape::Base>::log2_e;
     if (p.problem.logsumexp.absent()) mean = nullptr;  // no shift is asked for
+    const auto round = [&]<class From>(From) {
+        if constexpr (HD <= 128) {
+            if (is_whole<HD>(p.problem.E, p.wide_query))
+                return quantize_whole_queries<From, HD, Shape::rows, Shape::threads, staging_bytes>(
+                    p.problem, b, h, first_row, unit, scale.sign, mean, tile, scales, staging,
+                    staged, between);
+        }
+        quantize_queries<From, HD, Shape::rows, Shape::threads>(
+            p.problem, b, h, first_row, unit, scale.sign, p.wide_query, mean, tile, scales,
+            reinterpret_cast<float*>(staging));
+        __syncthreads();  // the staging place has been read
+        between();
+    };
     if (p.problem.dtype == DType::float32)
-        quantize_queries<float, Shape::HeadDim, Shape::rows, Shape::threads>(
-            p.problem, b, h, first_row, unit, scale.sign, p.wide_query, mean, tile, scales,
-            staging);
+        round(float{});
     else
-        quantize_queries<T, Shape::HeadDim, Shape::rows, Shape::threads>(
-            p.problem, b, h, first_row, unit, scale.sign, p.wide_query, mean, tile, scales,
-            staging);
+        round(T{});
 }
 
 /// \brief Has a row of this thread's number no integers?
@@ -60,10 +73,11 @@ __device__ inline const float* lane_factors(const unsigned char* shared, int war
            c_row(lane, 0);
 }
 
+//! [kernel]
 template <class Shape, Masking masking, class MaskElement>
 __global__ void __launch_bounds__(Shape::threads, 2)
     int8_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
-    using Rows = WarpRows<typename Shape::Base>;
+    using Rows = Int8Rows<Shape>;
     using Mask = MaskTile<Shape, masking, MaskElement>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     constexpr bool natural = masking == Masking::additive;
@@ -115,25 +129,18 @@ __global__ void __launch_bounds__(Shape::threads, 2)
                                           problem.S - at, p.value_columns, thread);
     };
     const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
-    const auto copy_first = [&](int j) {
-        if (j < keys.tiles) {
-            copy_keys(j, 0);
-            copy_mask(j);
-        }
-        copy_async_commit();
-    };
 
-    // The first tiles are on their way while the queries become integers, unless these need the
-    // value tiles' place on their own way.
+    // The first tiles are on their way while the queries, which were staged in the value tiles'
+    // place, become integers.
     int j = next_tile(0), toggle = 0;
-    const bool early = problem.E == 0 || rotation_width(problem.E) == problem.E;
-    if (early) copy_first(j);
-    round_queries<Shape, natural>(p, b, h, first_row, p.keys.mean + head * HD, shared,
-                                  reinterpret_cast<float*>(shared + Shape::value_at));
-    if (!early) {
-        __syncthreads();
-        copy_first(j);
-    }
+    round_queries<Shape, natural, 2 * Shape::tile_bytes>(
+        p, b, h, first_row, p.keys.mean + head * HD, shared, shared + Shape::value_at, false, [&] {
+            if (j < keys.tiles) {
+                copy_keys(j, 0);
+                copy_mask(j);
+            }
+            copy_async_commit();
+        });
     copy_async_wait<0>();
     __syncthreads();
 
@@ -162,6 +169,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             read_factors(factor, lane_factors<Shape>(shared, own, fresh));
             if (masking != Masking::none && (class_of(j) & some_hidden))
                 Mask::apply(score, shared + Shape::mask_at, own, factor);
+            if (masking != Masking::none) {
+                __syncwarp();  // the warp's lanes have read its mask rows: the next may come
+                if (next < keys.tiles) copy_mask(next);
+            }
             if (j >= keys.first_partial[own]) {
                 hide_beyond<Shape>(score, problem,
                                    keys.first_row + own * Shape::warp_rows + c_row(fresh, 0),
@@ -177,37 +188,37 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             rows.add_values(weights, value_tiles + stage * Shape::tile_bytes +
                                          swizzled<Shape::row_bytes>(fresh % 16, fresh / 16));
         }
-        if (masking != Masking::none) {
-            __syncwarp();  // the warp's lanes have read its mask rows
-            if (next < keys.tiles) copy_mask(next);
-            copy_async_commit();
-        }
+        if (masking != Masking::none) copy_async_commit();
         copy_async_wait<0>();
         __syncthreads();  // the next tiles have arrived, this stage is free
         j = next;
         toggle ^= 1;
     }
+    //! [kernel]
 
     // ---- out = sum of weighted values / sum of weights, through the tiles that have been read
     const Place<Shape> end(p, first_block);
-    const bool without = without_integers<Shape>(shared);
+    bool without = without_integers<Shape>(shared);
     rows.finish_sums();
     const float* shift = reinterpret_cast<const float*>(shared + Shape::shift_at);
     float factor[Shape::MTiles][2];
     read_factors(factor, lane_factors<Shape>(shared, warp, lane));
+    const auto finish = [&](const auto& unit) {
+        without |= mark_beyond_fused<Shape>(rows, unit, shared + Shape::without_at, warp, lane);
+        return write_int8_rows<Shape>(p, rows, unit, shared, shift, end.b, end.h, end.first_row);
+    };
     bool finite;
     if constexpr (natural)
-        finite = write_int8_rows<Shape>(p, rows, float{Rows::log2_e}, shared, shift, end.b, end.h,
-                                        end.first_row);
+        finite = finish(float{Rows::log2_e});
     else
-        finite =
-            write_int8_rows<Shape>(p, rows, factor, shared, shift, end.b, end.h, end.first_row);
+        finite = finish(factor);
     const bool again = __syncthreads_or(without || (!finite && can_hide(problem)));
     if (threadIdx.x == 0)
         p.again[first_block + blockIdx.x] =
             again || p.keys.floating[p.keys.place(problem, end.b, end.h)];
 }
 
+//! [second pass]
 /// \brief A marked block's work once more, with values that are not finite read as 0: see
 ///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
 ///        their bits, but masks are read where they lie and nothing overlaps. Then the rows that
@@ -217,7 +228,7 @@ __global__ void __launch_bounds__(Shape::threads)
     int8_again_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
     if (p.again[first_block + blockIdx.x] == 0) return;
     using T = typename Shape::Element;
-    using Rows = WarpRows<typename Shape::Base>;
+    using Rows = Int8Rows<Shape>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     extern __shared__ __align__(1024) unsigned char shared[];
     const std::uint32_t base = shared_address(shared);
@@ -230,8 +241,9 @@ __global__ void __launch_bounds__(Shape::threads)
     const Index head = p.keys.place(problem, b, h), first_key = head * p.keys.blocks * 64;
     const Index last_row = first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1;
 
-    round_queries<Shape, natural>(p, b, h, first_row, p.keys.mean + head * HD, shared,
-                                  reinterpret_cast<float*>(shared + Shape::value_at));
+    round_queries<Shape, natural, 2 * Shape::tile_bytes>(p, b, h, first_row,
+                                                         p.keys.mean + head * HD, shared,
+                                                         shared + Shape::value_at, false, [] {});
     __syncthreads();
     const std::uint32_t query =
         query_lane<Shape::int8_row_bytes>(base, warp * Shape::warp_rows, lane);
@@ -276,10 +288,14 @@ __global__ void __launch_bounds__(Shape::threads)
     __syncthreads();  // all tiles have been read
     rows.finish_sums();
     const float* shift = reinterpret_cast<const float*>(shared + Shape::shift_at);
+    const auto finish = [&](const auto& unit) {
+        mark_beyond_fused<Shape>(rows, unit, shared + Shape::without_at, warp, lane);
+        write_int8_rows<Shape>(p, rows, unit, shared, shift, b, h, first_row);
+    };
     if constexpr (natural)
-        write_int8_rows<Shape>(p, rows, float{Rows::log2_e}, shared, shift, b, h, first_row);
+        finish(float{Rows::log2_e});
     else
-        write_int8_rows<Shape>(p, rows, factor, shared, shift, b, h, first_row);
+        finish(factor);
     __syncwarp();  // the rows' first results are written before their second ones
     for (int row = 0; row < Shape::warp_rows; ++row) {
         const Index i = warp_row + row;
@@ -293,5 +309,6 @@ __global__ void __launch_bounds__(Shape::threads)
             careful_row<T>(problem, b, h, i, 0, 256, floating);
     }
 }
+//! [second pass]
 
 }  // namespace attn::gpu

@@ -6,13 +6,13 @@
 ///
 /// Cost: K is read twice (the second time from the L2 cache where it fits) and written once in half
 /// the bytes. V is not touched.
-#include "cuda_int8_rows.cuh"
+#include "cuda_int8_whole.cuh"
 #include "device.hpp"
 
 namespace attn::gpu {
 namespace {
 
-constexpr int threads_per_block = 128, warps = threads_per_block / 32;
+constexpr int threads_per_block = 128;
 
 /// Batch, first query head and key head of head n of the integers.
 struct KeyHead {
@@ -57,30 +57,128 @@ __device__ std::uint64_t seen_in_bits(const Int8Problem& p, Index b, Index h, In
     return seen;
 }
 
-/// One warp per block of 64 keys.
+/// The work of a block of threads: the sums of one block of 64 keys for each group of HeadDim
+/// threads.
+/// \param seen  known to the group's first thread \param exists  false: a group without work
+/// \return false if a block of keys holds a number without an integer: its sums are void
 template <int HeadDim>
-__global__ void __launch_bounds__(threads_per_block)
-    measure_kernel(const __grid_constant__ Int8Problem p, bool bits, Index first_block) {
-    const Index index = (first_block + blockIdx.x) * warps + threadIdx.x / 32;
-    const Index n = index / p.keys.blocks, block = index % p.keys.blocks;
-    if (n >= p.problem.B * p.keys.heads) return;
-    const KeyHead head(p, n);
-    const std::uint64_t seen =
-        bits ? seen_in_bits(p, head.b, head.h, block) : seen_keys(p.problem, head.b, head.h, block);
-    KeyBlock found;
+__device__ bool measure_whole_keys(const Int8Problem& p, Index b, Index hk, Index block,
+                                   std::uint64_t seen, int group, bool exists, Index index) {
+    constexpr int groups = threads_per_block / HeadDim;
+    __shared__ __align__(1024) unsigned char tile[32 * 1024];
+    __shared__ std::uint64_t seen_of[groups];
+    const int thread = static_cast<int>(threadIdx.x) % HeadDim;
+    if (thread == 0) seen_of[group] = seen;
+    bool good = true;
     visit_element(p.problem.dtype, [&]<class T>(T) {
-        found = measure_keys<T, HeadDim>(p.problem, head.b, head.hk, block, seen, p.wide_key,
-                                         p.keys.sums + index * HeadDim);
+        using Staged = StagedRows<T, HeadDim>;
+        constexpr int bytes = 64 * Staged::row_bytes;
+        static_assert(groups * bytes <= static_cast<int>(sizeof tile));
+        const Problem& problem = p.problem;
+        const T* const key = static_cast<const T*>(problem.key.data) + b * problem.key.stride[0] +
+                             hk * problem.key.stride[1] + block * 64 * problem.key.stride[2];
+        unsigned char* const own = tile + group * bytes;
+        Staged::template copy<64, HeadDim>(shared_address(own), key, problem.key.stride[2],
+                                           problem.S - block * 64, thread);
+        copy_async_commit();
+        copy_async_wait<0>();
+        __syncthreads();
+        if (exists)
+            good = sum_whole_keys<T, HeadDim>(own, thread, seen_of[group],
+                                              p.keys.sums + index * HeadDim);
     });
-    if (threadIdx.x % 32 == 0) p.keys.block[index] = found;
+    return !__syncthreads_or(!good);
 }
 
-/// One block per `chunk` blocks of 64 keys.
+//! [measure]
+/// One group of threads per block of 64 keys: HeadDim threads, or a warp where rows are not whole.
+template <int HeadDim, bool whole>
+__global__ void __launch_bounds__(threads_per_block, whole ? 5 : 1)
+    measure_kernel(const __grid_constant__ Int8Problem p, bool bits, Index first_block) {
+    constexpr int group_threads = whole ? HeadDim : 32;
+    const int group = static_cast<int>(threadIdx.x) / group_threads;
+    const Index index = (first_block + blockIdx.x) * (threads_per_block / group_threads) + group;
+    const Index n = index / p.keys.blocks, block = index % p.keys.blocks;
+    const bool exists = n < p.problem.B * p.keys.heads;
+    if (!whole && !exists) return;
+    const KeyHead head(p, exists ? n : 0);
+    const bool first_warp = static_cast<int>(threadIdx.x) % group_threads < 32;
+    std::uint64_t seen = 0;
+    if (first_warp && exists)
+        seen = bits ? seen_in_bits(p, head.b, head.h, block)
+                    : seen_keys(p.problem, head.b, head.h, block);
+    KeyBlock found{seen, 0};
+    bool by_warp = true;
+    if constexpr (whole)
+        by_warp = !measure_whole_keys<HeadDim>(p, head.b, head.hk, exists ? block : 0, seen, group,
+                                               exists, index);
+    if (!exists || !first_warp) return;
+    if (by_warp)
+        visit_element(p.problem.dtype, [&]<class T>(T) {
+            found = measure_keys<T, HeadDim>(p.problem, head.b, head.hk, block, seen, p.wide_key,
+                                             p.keys.sums + index * HeadDim);
+        });
+    if (threadIdx.x % group_threads == 0) p.keys.block[index] = found;
+}
+//! [measure]
+
+/// Blocks begin .. end - 1 of 64 keys of head n become integers: one thread a key.
 template <int HeadDim>
-__global__ void __launch_bounds__(threads_per_block)
+__device__ void round_whole_keys(const Int8Problem& p, const KeyHead& head, Index n, Index begin,
+                                 Index end, const float* mean) {
+    __shared__ __align__(1024) unsigned char tile[32 * 1024];
+    const Problem& problem = p.problem;
+    const int row = static_cast<int>(threadIdx.x);
+    visit_element(problem.dtype, [&]<class T>(T) {
+        using Staged = StagedRows<T, HeadDim>;
+        constexpr int fit = static_cast<int>(sizeof tile) / Staged::row_bytes;
+        constexpr int rows = fit < threads_per_block ? fit : threads_per_block;  // at once
+        const T* const key = static_cast<const T*>(problem.key.data) +
+                             head.b * problem.key.stride[0] + head.hk * problem.key.stride[1];
+        for (Index first = begin * 64; first < end * 64; first += rows) {
+            const Index left = end * 64 - first;  // keys, those behind S included
+            Staged::template copy<rows, threads_per_block>(
+                shared_address(tile), key + first * problem.key.stride[2], problem.key.stride[2],
+                problem.S - first, row);
+            copy_async_commit();
+            copy_async_wait<0>();
+            __syncthreads();
+            const bool mine = row < rows && row < left;
+            const Index block = n * p.keys.blocks + (first + row) / 64;  // of all heads
+            float x[HeadDim];
+            float step = 0;
+            if (mine) {
+                Staged::read(x, tile, row);
+                const bool integers = p.keys.block[block].integer >> ((first + row) % 64) & 1;
+#pragma unroll
+                for (int e = 0; e < HeadDim; ++e) x[e] = integers ? x[e] - mean[e] : 0.0f;
+            }
+            __syncthreads();  // the rows have been read; their integers take their place
+            if (mine)
+                step = round_row<HeadDim>(
+                    x, rotation_factor(HeadDim, Operand::key), 1.0f, [&](int piece) {
+                        return reinterpret_cast<uint4*>(tile + swizzled<HeadDim>(row, piece));
+                    });
+            const Index first_key = n * p.keys.blocks * 64 + first;  // of all heads
+            if (mine) p.keys.scale[first_key + row] = step;
+            __syncthreads();
+            constexpr int pieces = HeadDim / 16;
+            auto* const to = reinterpret_cast<uint4*>(p.keys.key + first_key * HeadDim);
+            for (int index = row; index < rows * pieces && index / pieces < left;
+                 index += threads_per_block)
+                to[index] = *reinterpret_cast<const uint4*>(
+                    tile + swizzled<HeadDim>(index / pieces, index % pieces));
+            __syncthreads();  // before the next rows
+        }
+    });
+}
+
+//! [quantize]
+/// One block per `chunk` blocks of 64 keys.
+template <int HeadDim, bool whole>
+__global__ void __launch_bounds__(threads_per_block, whole ? 3 : 1)
     quantize_kernel(const __grid_constant__ Int8Problem p, int chunk, Index first_block) {
     __shared__ float mean[HeadDim];
-    __shared__ float staging[warps * Rotation<HeadDim>::staging_floats];
     const Index chunks = (p.keys.blocks + chunk - 1) / chunk;
     const Index index = first_block + blockIdx.x, n = index / chunks;
     const Index begin = index % chunks * chunk;
@@ -100,30 +198,45 @@ __global__ void __launch_bounds__(threads_per_block)
         if (threadIdx.x == 0) p.keys.floating[n] = floating;
     }
     __syncthreads();
-    const Rotation<HeadDim> rotate(p.problem.E, Operand::key);
-    visit_element(p.problem.dtype, [&]<class T>(T) {
-        for (Index i = begin; i < end; ++i) {
-            const Index first_key = n * p.keys.blocks * 64 + i * 64;  // of all heads
-            std::int8_t* const key = p.keys.key + first_key * HeadDim;
-            round_keys<T, HeadDim, 64, threads_per_block>(
-                p.problem, head.b, head.hk, i * 64, block[i], p.wide_key, mean,
-                [&](int j, int piece) {
-                    return reinterpret_cast<uint4*>(key + j * HeadDim + piece * lane_channels);
-                },
-                p.keys.scale + first_key, rotate, staging);
-        }
-    });
+    if constexpr (whole) {
+        round_whole_keys<HeadDim>(p, head, n, begin, end, mean);
+    } else {
+        __shared__ float staging[threads_per_block / 32 * Rotation<HeadDim>::staging_floats];
+        const Rotation<HeadDim> rotate(p.problem.E, Operand::key);
+        visit_element(p.problem.dtype, [&]<class T>(T) {
+            for (Index i = begin; i < end; ++i) {
+                const Index first_key = n * p.keys.blocks * 64 + i * 64;  // of all heads
+                std::int8_t* const key = p.keys.key + first_key * HeadDim;
+                round_keys<T, HeadDim, 64, threads_per_block>(
+                    p.problem, head.b, head.hk, i * 64, block[i], p.wide_key, mean,
+                    [&](int j, int piece) {
+                        return reinterpret_cast<uint4*>(key + j * HeadDim + piece * lane_channels);
+                    },
+                    p.keys.scale + first_key, rotate, staging);
+            }
+        });
+    }
+}
+//! [quantize]
+
+template <int HeadDim, bool whole>
+void launch_both(const Int8Problem& p, Masking masking, cudaStream_t stream) {
+    const Index heads = p.problem.B * p.keys.heads, blocks = p.keys.blocks;
+    constexpr int groups = threads_per_block / (whole ? HeadDim : 32);
+    launch<measure_kernel<HeadDim, whole>>((heads * blocks + groups - 1) / groups,
+                                           threads_per_block, 0, stream, p,
+                                           masking == Masking::bits);
+    // Each chunk adds up the mean again: longer ones for longer sequences.
+    const int chunk = static_cast<int>(blocks < 32 ? 2 : blocks < 256 ? blocks / 16 : 16);
+    launch<quantize_kernel<HeadDim, whole>>(heads * ((blocks + chunk - 1) / chunk),
+                                            threads_per_block, 0, stream, p, chunk);
 }
 
 template <int HeadDim>
-void launch_both(const Int8Problem& p, Masking masking, cudaStream_t stream) {
-    const Index heads = p.problem.B * p.keys.heads, blocks = p.keys.blocks;
-    launch<measure_kernel<HeadDim>>((heads * blocks + warps - 1) / warps, threads_per_block, 0,
-                                    stream, p, masking == Masking::bits);
-    // Each chunk adds up the mean again: longer ones for longer sequences.
-    const int chunk = static_cast<int>(blocks < 32 ? 1 : blocks < 256 ? blocks / 16 : 16);
-    launch<quantize_kernel<HeadDim>>(heads * ((blocks + chunk - 1) / chunk), threads_per_block, 0,
-                                     stream, p, chunk);
+void launch_head_dim(const Int8Problem& p, Masking masking, cudaStream_t stream) {
+    if (is_whole<HeadDim>(p.problem.E, p.wide_key))
+        return launch_both<HeadDim, (HeadDim <= 128)>(p, masking, stream);
+    launch_both<HeadDim, false>(p, masking, stream);
 }
 
 }  // namespace
@@ -132,11 +245,11 @@ void quantize_keys(const Int8Problem& p, Masking masking, cudaStream_t stream) {
     if (p.keys.blocks == 0) return;
     switch (p.keys.head_dim) {
         case 64:
-            return launch_both<64>(p, masking, stream);
+            return launch_head_dim<64>(p, masking, stream);
         case 128:
-            return launch_both<128>(p, masking, stream);
+            return launch_head_dim<128>(p, masking, stream);
         default:
-            return launch_both<256>(p, masking, stream);
+            return launch_head_dim<256>(p, masking, stream);
     }
 }
 

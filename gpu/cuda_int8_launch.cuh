@@ -29,19 +29,18 @@ using Int8MainShape = std::conditional_t<HeadDim == 256, Int8Shape<T, 256, 4, 1,
 template <class T, int HeadDim>
 void launch_int8_masking(const Int8Problem& p, Masking masking, cudaStream_t stream) {
     using Shape = Int8MainShape<T, HeadDim, false>;
-    using DenseShape = Int8MainShape<T, HeadDim, HeadDim == 128>;
     switch (masking) {
         case Masking::none:
             return launch_int8_shape<Shape, Masking::none, std::uint8_t>(p, stream);
         case Masking::bits:
             return launch_int8_shape<Shape, Masking::bits, std::uint32_t>(p, stream);
         case Masking::bytes:
-            return launch_int8_shape<DenseShape, Masking::bytes, std::uint8_t>(p, stream);
+            return launch_int8_shape<Shape, Masking::bytes, std::uint8_t>(p, stream);
         case Masking::additive:
             if (p.problem.mask.dtype == DType::float32)
                 return launch_int8_shape<Int8MainShape<T, HeadDim, true>, Masking::additive, float>(
                     p, stream);
-            return launch_int8_shape<DenseShape, Masking::additive, T>(p, stream);
+            return launch_int8_shape<Shape, Masking::additive, T>(p, stream);
     }
 }
 

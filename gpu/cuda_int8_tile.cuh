@@ -6,7 +6,7 @@
 /// `ldmatrix` reads it in the same way: one instruction for 16 rows of 32 channels, not 16.
 #pragma once
 
-#include "cuda_int8_rows.cuh"
+#include "cuda_int8_whole.cuh"
 #include "cuda_mma_careful.cuh"
 #include "cuda_mma_mask.cuh"
 #include "cuda_mma_tile.cuh"
@@ -69,7 +69,10 @@ __device__ inline void multiply_integers(int (&product)[Shape::MTiles][Shape::Ke
 }
 
 //! [dequantize]
-/// \brief score = product * step of the key. The step of the query is left to `unit`.
+/// \brief score = product * step of the key, by one operation: the bits of the product are those of
+///        float_of_zero + product, and (z + product) * step - z * step is what is wanted. The last
+///        product is rounded, by less than the step: the same for all queries, and far below the
+///        rounding of k. The step of the query is left to `unit`.
 /// \param scale  shared memory: steps of the tile's keys, from this lane's first column on
 template <class Shape>
 __device__ inline void take_steps(const int (&product)[Shape::MTiles][Shape::Keys / 8][4],
@@ -78,13 +81,14 @@ __device__ inline void take_steps(const int (&product)[Shape::MTiles][Shape::Key
 #pragma unroll
     for (int n = 0; n < Shape::Keys / 8; ++n) {
         const float2 step = *reinterpret_cast<const float2*>(scale + 8 * n);
+        const float zero[2] = {__fmul_rn(step.x, -float_of_zero),
+                               __fmul_rn(step.y, -float_of_zero)};
 #pragma unroll
         for (int m = 0; m < Shape::MTiles; ++m)
 #pragma unroll
             for (int i = 0; i < 4; ++i)
-                // Not fused with the subtraction of the maximum: all kernels give the same bits.
-                score[m][n][i] = __fmul_rn(__int_as_float(product[m][n][i]) - float_of_zero,
-                                           i % 2 == 0 ? step.x : step.y);
+                score[m][n][i] = __fmaf_rn(__int_as_float(product[m][n][i]),
+                                           i % 2 == 0 ? step.x : step.y, zero[i % 2]);
     }
 }
 //! [dequantize]
@@ -135,6 +139,27 @@ __device__ inline void read_factors(float (&factor)[MTiles][2], const float* sha
     for (int m = 0; m < MTiles; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half) factor[m][half] = shared[m * 16 + half * 8];
+}
+
+/// \brief The warp's rows, with the fused exponent: rows it cannot take are computed key by key.
+template <class Shape>
+using Int8Rows = WarpRows<typename Shape::Base, true>;
+
+/// \brief Marks the lane's rows that the fused exponent cannot take, among those without integers.
+/// \return is there one?
+template <class Shape, class Unit>
+__device__ inline bool mark_beyond_fused(const Int8Rows<Shape>& rows, const Unit& unit,
+                                         std::uint8_t* without, int warp, int lane) {
+    bool any = false;
+#pragma unroll
+    for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            if (rows.beyond_fused(m, half, of_row(unit, m, half))) {
+                without[warp * Shape::warp_rows + m * 16 + half * 8 + lane / 4] = 1;
+                any = true;
+            }
+    return any;
 }
 
 /// \brief |scale| and its sign, as the queries take them.

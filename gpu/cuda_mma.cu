@@ -9,7 +9,7 @@
 /// | problem                                   | kernel                                      |
 /// |-------------------------------------------|---------------------------------------------|
 /// | float16, bfloat16                         | main kernel                                 |
-/// | ... with (Hq / H) L <= 64 packed rows     | split kernel and merge                      |
+/// | ... (Hq / H) L <= 64 packed rows, S >= 512 | split kernel and merge                     |
 /// | float32                                   | three bfloat16 parts, six products          |
 ///
 /// Rows that `cp.async` cannot read in pieces of 16 bytes (E not a multiple of 8, odd strides,
@@ -34,6 +34,9 @@ using gpu::MmaProblem;
 using gpu::Piece;
 using gpu::Strides;
 
+/// Fewer keys are no work to be shared: the main kernel has them done before parts are merged.
+constexpr Index least_split_keys = 512;
+
 /// What a problem takes: decided from sizes and strides alone.
 struct Plan {
     bool float32 = false, split = false;
@@ -47,7 +50,7 @@ struct Plan {
     explicit Plan(const Problem& p) {
         float32 = p.dtype == DType::float32;
         const Index packed_rows = p.Hq / p.H * p.L;
-        split = !float32 && packed_rows <= 64;
+        split = !float32 && packed_rows <= 64 && p.S >= least_split_keys;
         query_columns = gpu::round_up(p.E, 8);
         value_columns = gpu::round_up(p.Ev, 8);
         const auto plan_rows = [&](const TensorView& view, Index columns) -> Piece {
@@ -65,8 +68,7 @@ struct Plan {
             mask = gpu::MaskPlan(p, pieces);
         if (float32 || (!split && gpu::can_hide(p))) {
             const Index rows = gpu::main_tile_rows(p);
-            again = pieces.take(gpu::counted(p.B) * gpu::counted(p.Hq) *
-                                gpu::counted((p.L + rows - 1) / rows));
+            again = pieces.take(counted(p.B) * counted(p.Hq) * counted((p.L + rows - 1) / rows));
         }
     }
 };

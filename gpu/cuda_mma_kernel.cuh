@@ -23,6 +23,13 @@
 
 namespace attn::gpu {
 
+/// \brief Turns scores into units of log 2: under an additive mask they are scaled already.
+template <Masking masking>
+__device__ inline float unit_of(const MmaProblem& p) {
+    if constexpr (masking == Masking::additive) return 1.44269504f;
+    return p.unit;
+}
+
 //! [kernel]
 template <class Shape, Masking masking, class MaskElement>
 __global__ void __launch_bounds__(Shape::threads, 2)
@@ -118,19 +125,19 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             Rows::multiply(score, fragments, key_lane + stage * Shape::tile_bytes);
             if (masking != Masking::none && (class_of(j) & some_hidden))
                 Mask::apply(score, shared + (mask_tile - query_tile), warp, p.scale);
+            if (masking != Masking::none) {
+                __syncwarp();  // the warp's lanes have read its mask rows: the next may come
+                if (next < tiles) copy_mask(next);
+            }
             if (j >= first_partial) {
                 hide_beyond<Shape>(score, problem, warp_row + lane / 4,
                                    static_cast<Index>(j) * KT + 2 * (lane % 4));
             }
-            rows.grow(score, masking == Masking::additive ? Rows::log2_e : p.unit);
-            rows.weigh(score, masking == Masking::additive ? Rows::log2_e : p.unit, weights);
+            rows.grow(score, unit_of<masking>(p));
+            rows.weigh(score, unit_of<masking>(p), weights);
             rows.add_values(weights, value_lane + stage * Shape::tile_bytes);
         }
-        if (masking != Masking::none) {
-            __syncwarp();  // the warp's lanes have read its mask rows
-            if (next < tiles) copy_mask(next);
-            copy_async_commit();
-        }
+        if (masking != Masking::none) copy_async_commit();
         copy_async_wait<0>();
         __syncthreads();  // the next tiles have arrived, this stage is free
         j = next;
@@ -142,10 +149,9 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     // tile
     const Place<Shape> end(p, first_block);
     rows.finish_sums();
-    const bool finite =
-        write_rows<Shape>(p, rows, shared, end.b, end.h, end.first_row, [&](int m, int half, int) {
-            return rows.logsumexp(m, half, masking == Masking::additive ? Rows::log2_e : p.unit);
-        });
+    const bool finite = write_rows<Shape>(
+        p, rows, shared, end.b, end.h, end.first_row,
+        [&](int m, int half, int) { return rows.logsumexp(m, half, unit_of<masking>(p)); });
     if (p.again != nullptr) {
         const bool again = __syncthreads_or(!finite);
         if (threadIdx.x == 0) p.again[first_block + blockIdx.x] = again;

@@ -37,19 +37,18 @@ using MainShape = std::conditional_t<
 template <class T, int HeadDim>
 void launch_masking(const MmaProblem& p, Masking masking, cudaStream_t stream) {
     using Shape = MainShape<T, HeadDim, false>;
-    using DenseShape = MainShape<T, HeadDim, HeadDim == 128>;  // registers for the mask
     switch (masking) {
         case Masking::none:
             return launch_shape<Shape, Masking::none, std::uint8_t>(p, stream);
         case Masking::bits:
             return launch_shape<Shape, Masking::bits, std::uint32_t>(p, stream);
         case Masking::bytes:
-            return launch_shape<DenseShape, Masking::bytes, std::uint8_t>(p, stream);
+            return launch_shape<Shape, Masking::bytes, std::uint8_t>(p, stream);
         case Masking::additive:
             if (p.problem.mask.dtype == DType::float32)
                 return launch_shape<MainShape<T, HeadDim, true>, Masking::additive, float>(p,
                                                                                            stream);
-            return launch_shape<DenseShape, Masking::additive, T>(p, stream);
+            return launch_shape<Shape, Masking::additive, T>(p, stream);
     }
 }
 

@@ -144,11 +144,8 @@ struct MaskTile {
                             if constexpr (masking == Masking::bytes) {
                                 if (two[i] == 0) pair[i] = -CUDART_INF_F;
                             } else {
-                                const float mask = to_float(two[i]);
-                                // -inf removes the key, also where the product is NaN.
-                                pair[i] = mask == -CUDART_INF_F
-                                              ? mask
-                                              : fmaf(pair[i], of_row(scale, m, half), mask);
+                                // A hidden key's NaN or infinity stays: see the second pass.
+                                pair[i] = fmaf(pair[i], of_row(scale, m, half), to_float(two[i]));
                             }
                         }
                     }

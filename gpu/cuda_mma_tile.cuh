@@ -116,7 +116,11 @@ struct QueryFragments<Shape, true> {
 /// weight = 2^((score - max) * unit): `unit`, see `of_row`, turns scores into units of log 2, so
 /// that exp is one `ex2`. The difference is taken before the product: of scores around 1e18 a
 /// rounded product would be off by more than all of exp's range.
-template <class Shape>
+///
+/// \tparam Fused  weight = 2^(score * unit - max * unit), one operation less. The rounding of
+///         max * unit is the same for all keys of a row, so it cancels; but it is `fused_largest`
+///         * 2^-24 at most only for rows that are not `beyond_fused`.
+template <class Shape, bool Fused = false>
 struct WarpRows {
     using T = typename Shape::Element;
     static constexpr int MT = Shape::MTiles, HD = Shape::HeadDim, KT = Shape::Keys;
@@ -129,6 +133,7 @@ struct WarpRows {
     float sum[MT][2];      // of this lane's columns
 
     static constexpr float log2_e = 1.44269504f, ln_2 = 0.69314718f;
+    static constexpr float fused_largest = 0x1p22f;
 
     __device__ void clear() {
 #pragma unroll
@@ -199,8 +204,10 @@ struct WarpRows {
             for (int half = 0; half < 2; ++half) {
                 const float own = of_row(unit, m, half);
                 const bool moves = (largest[m][half] - max[m][half]) * own > slack;
-                const float gap = max[m][half] - largest[m][half];
-                const float shrink = moves ? exp2_fast(gap * own) : 1.0f;
+                const float gap =
+                    Fused ? __fmul_rn(max[m][half], own) - __fmul_rn(largest[m][half], own)
+                          : (max[m][half] - largest[m][half]) * own;
+                const float shrink = moves ? exp2_fast(gap) : 1.0f;
                 if (moves) max[m][half] = largest[m][half];
                 sum[m][half] *= shrink;
 #pragma unroll
@@ -211,9 +218,14 @@ struct WarpRows {
             }
     }
 
-    /// \brief 2^(score - max), also where the maximum is still -inf: no visible key yet.
-    static __device__ float weight(float score, float unit, float max) {
-        return exp2_fast((score - max) * unit);
+    /// \brief 2^(score - max). \param top  the maximum, or 0 where it is still -inf: no visible
+    ///        key yet; times `unit` if Fused
+    static __device__ float weight(float score, float unit, float top) {
+        return exp2_fast(Fused ? fmaf(score, unit, -top) : (score - top) * unit);
+    }
+    /// \brief Is the row's maximum too far from 0 for `Fused`?
+    __device__ bool beyond_fused(int m, int half, float unit) const {
+        return fabsf(max[m][half] * unit) > fused_largest && max[m][half] != -CUDART_INF_F;
     }
 
     /// \brief Scores become weights; their sum is of the unrounded ones.
@@ -224,10 +236,11 @@ struct WarpRows {
         for (int m = 0; m < MT; ++m)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const float top = max[m][half] == -CUDART_INF_F ? 0.0f : max[m][half];
+                const float own = of_row(unit, m, half);
+                const float most = max[m][half] == -CUDART_INF_F ? 0.0f : max[m][half];
+                const float top = Fused ? __fmul_rn(most, own) : most;
 #pragma unroll
                 for (int n = 0; n < NS; ++n) {
-                    const float own = of_row(unit, m, half);
                     const float w0 = weight(score[m][n][2 * half], own, top);
                     const float w1 = weight(score[m][n][2 * half + 1], own, top);
                     sum[m][half] += w0 + w1;

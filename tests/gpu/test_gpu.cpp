@@ -208,11 +208,17 @@ TEST_CASE("the call can be captured into a graph and replayed on new inputs") {
                     must(cudaMemcpy(gpu.query.memory.data(), gpu.key.memory.data(),
                                     std::min(gpu.query.memory.bytes(), gpu.key.memory.bytes()),
                                     cudaMemcpyDefault));
-                must(cudaMemset(gpu.out.memory.data(), 0xff, gpu.out.memory.bytes()));
+                const auto poison = [&] {  // the stream waits for no other
+                    must(cudaMemset(gpu.out.memory.data(), 0xff, gpu.out.memory.bytes()));
+                    must(cudaDeviceSynchronize());
+                };
+                poison();
                 must(cudaGraphLaunch(replay, stream));
+                must(cudaStreamSynchronize(stream));
                 const auto replayed = gpu.bits();
-                must(cudaMemset(gpu.out.memory.data(), 0xff, gpu.out.memory.bytes()));
+                poison();
                 gpu.run(*tier, stream);
+                must(cudaStreamSynchronize(stream));
                 CHECK(gpu.bits() == replayed);
             }
             cudaGraphExecDestroy(replay);

@@ -3,7 +3,7 @@
 /// of
 ///        the keys by the pre-pass, those of the queries by the function that all its kernels call.
 ///        Needs a GPU.
-#include "cuda_int8_rows.cuh"
+#include "cuda_int8_whole.cuh"
 #include "cuda_mma_plan.hpp"
 
 #include <attn/generate.hpp>
@@ -142,8 +142,27 @@ __global__ void __launch_bounds__(128)
 }
 
 template <class T, int HeadDim>
+__global__ void __launch_bounds__(128)
+    dump_whole_queries(const Problem p, const float* mean, std::int8_t* integers,
+                       QueryScales scales, float unit, float sign) {
+    constexpr int staging_bytes = 16 * 1024;  // less than the rows: they come in parts
+    __shared__ __align__(1024) unsigned char staging[staging_bytes];
+    const auto tile = [&](int row, int piece) {
+        return reinterpret_cast<uint4*>(integers + row * HeadDim + piece * 16);
+    };
+    quantize_whole_queries<T, HeadDim, 64, 128, staging_bytes>(p, 0, 0, 0, unit, sign, mean, tile,
+                                                               scales, staging, false, [] {});
+}
+
+template <class T, int HeadDim>
 void run_dump(const Problem& p, const float* mean, bool wide, std::int8_t* integers,
               const QueryScales& scales) {
+    if constexpr (HeadDim <= 128) {
+        if (is_whole<HeadDim>(p.E, wide)) {
+            dump_whole_queries<T, HeadDim><<<1, 128>>>(p, mean, integers, scales, 1.0f, 1.0f);
+            return;
+        }
+    }
     dump_queries<T, HeadDim><<<1, 128>>>(p, mean, wide, integers, scales, 1.0f, 1.0f);
 }
 
