@@ -33,6 +33,7 @@ __device__ inline Real warp_sum(Real x) {
     return x;
 }
 
+//! [sample]
 /// One block per (head, sampled row): its warps take turns at the keys, then merge.
 template <class T>
 __global__ void __launch_bounds__(32 * warps)
@@ -99,6 +100,7 @@ __global__ void __launch_bounds__(32 * warps)
     error = warp_sum(error), size = warp_sum(size), query_size = warp_sum(query_size);
     if (lane == 0) samples[index] = {error, size, query_size};
 }
+//! [sample]
 
 /// One warp per query head: the samples, and the loudest of its keys.
 __global__ void __launch_bounds__(32)
@@ -121,7 +123,6 @@ __global__ void __launch_bounds__(32)
         error += s.error, size += s.size, query += s.query;
     }
     const double limit = p.max_relative_error;
-    //! [exceeds]
     // Comparisons for which NaN counts as too much.
     bool exceeds = !(sample_margin * sqrt(error) <= limit * sqrt(size));
     const double loudest = largest;
@@ -130,7 +131,6 @@ __global__ void __launch_bounds__(32)
         const double length = sqrt(query / rows);
         exceeds |= !(0.41 * 0.25 * sqrt(2.0) * fabs(p.scale) * loudest * length <= limit);
     }
-    //! [exceeds]
     above[head] = exceeds;
 }
 

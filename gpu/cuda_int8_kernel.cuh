@@ -37,6 +37,7 @@ __device__ inline const float* lane_factors(const unsigned char* shared, int war
            c_row(lane, 0);
 }
 
+//! [kernel]
 template <class Shape, Masking masking, class MaskElement>
 __global__ void __launch_bounds__(Shape::threads, 2)
     int8_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
@@ -156,6 +157,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         j = next;
         toggle ^= 1;
     }
+    //! [kernel]
 
     // ---- out = sum of weighted values / sum of weights, through the tiles that have been read
     const Place<Shape> end(p, first_block);
@@ -179,6 +181,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             again || p.keys.floating[p.keys.place(problem, end.b, end.h)];
 }
 
+//! [second pass]
 /// \brief A marked block's work once more, with values that are not finite read as 0: see
 ///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
 ///        their bits, but masks are read where they lie and nothing overlaps. Then the rows that
@@ -271,5 +274,6 @@ __global__ void __launch_bounds__(Shape::threads)
             careful_row<T>(problem, b, h, i, 0, 256, floating);
     }
 }
+//! [second pass]
 
 }  // namespace attn::gpu

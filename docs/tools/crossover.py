@@ -1,12 +1,10 @@
 """From which length 8-bit scores pay on a GPU: the rows of docs/measured/gpu_bench_*.json whose groups begin
 with "int8", and first calls from docs/measured/gpu_first_calls_*.json."""
 import json
-import math
-import re
 
 import matplotlib.pyplot as plt
 
-from figures import GREY, ROOT, colour, legend_beside, save
+from figures import GREY, colour, legend_beside, save
 from tables import table, time_text
 
 TIER, BASE, RIVAL = "cuda_int8", "cuda_mma", "torch default"
@@ -30,14 +28,6 @@ def curves(record):
 
 def with_curves(measured):
     return [(n, record) for n, record in enumerate(measured) if curves(record)]
-
-
-def fused(L, E):
-    """Does the tier take the fused kernel? As gpu/cuda_int8.cu and gpu/cuda_int8_fused.cu decide."""
-    rows = int(re.search(r"most_fused_rows = (\d+);", (ROOT / "gpu/cuda_int8.cu").read_text())[1])
-    most = re.search(r"key_bytes_at_most = ([\d* ]+);", (ROOT / "gpu/cuda_int8_fused.cu").read_text())[1]
-    head_dim = 64 if E <= 64 else 128 if E <= 128 else 256
-    return L <= rows and -(-L // 64) * 64 <= math.prod(map(int, most.split("*"))) // head_dim
 
 
 def wins(curve, who, base):
@@ -66,11 +56,11 @@ def tables(words, measured):
                     return f"{who[other]['seconds'] / mine:.2f}" if other in who else "-"
                 rows.append([L] + [time_text(who[w]["seconds"]) if w in who else "-"
                                    for w in (RIVAL, BASE, TIER)]
-                            + [words["fused" if fused(L, E) else "pre_pass"], over(BASE), over(RIVAL)])
+                            + [over(BASE), over(RIVAL)])
             title = words[f"curve_{form}"].format(E=E, dtype=dtype)
             parts.append(f"\\htmlonly\n<details{'' if parts else ' open'}><summary>{title}</summary>\n"
                          "\\endhtmlonly\n"
-                         + table(["L = S", RIVAL, f"`{BASE}`", f"`{TIER}`", words["form"],
+                         + table(["L = S", RIVAL, f"`{BASE}`", f"`{TIER}`",
                                   words["over"].format(f"`{BASE}`"), words["over"].format(RIVAL)], rows)
                          + "\n\\htmlonly\n</details>\n\\endhtmlonly\n")
         parts.append(record.caption(words) + "\n")
@@ -150,19 +140,13 @@ def draw(folder, facts, measured):
 
 
 def panel(axes, facts, curve, E, dtype):
-    """Times over those of cuda_mma; the tier's two forms as two marks, the crossover as a line."""
-    def points(who, chosen=lambda L: True):
+    """Times over those of cuda_mma; the crossover as a line."""
+    def points(who):
         return [(L, rows[who]["seconds"] / rows[BASE]["seconds"]) for L, rows in curve.items()
-                if who in rows and BASE in rows and chosen(L)]
+                if who in rows and BASE in rows]
     axes.axhline(1, color=colour(facts, BASE), label=BASE)
     axes.plot(*zip(*points(RIVAL)), "v--", markersize=4, color=GREY, label=RIVAL)
-    axes.plot(*zip(*points(TIER)), color=colour(facts, TIER), linewidth=1)
-    for mark, label, chosen in (("o", "cuda_int8, fused", lambda L: fused(L, E)),
-                                ("s", "cuda_int8, pre-pass", lambda L: not fused(L, E))):
-        at = points(TIER, chosen)
-        if at:
-            axes.plot(*zip(*at), mark, markersize=5, color=colour(facts, TIER), label=label,
-                      markerfacecolor="none" if mark == "o" else None)
+    axes.plot(*zip(*points(TIER)), "o-", markersize=4, color=colour(facts, TIER), label=TIER)
     begin, _ = wins(curve, TIER, BASE)
     if begin:
         axes.axvline(begin, color=GREY, linestyle=":", linewidth=1)
