@@ -25,7 +25,8 @@ Case masked_case(const Sizes& sizes, DType dtype, std::uint64_t seed) {
 
 const Sizes shapes[] = {{2, 4, 2, 21, 150, 16, 12},
                         {1, 2, 1, 1, 2600, 32, 32},  // decode: keys may be split among threads
-                        {1, 1, 1, 95, 40, 16, 16}};
+                        {1, 1, 1, 95, 40, 16, 16},
+                        {1, 2, 2, 600, 130, 16, 12}};  // few threads may take several tiles at once
 
 const DType dtypes[] = {DType::float32, DType::float16, DType::bfloat16, DType::float64};
 
