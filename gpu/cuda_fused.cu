@@ -9,8 +9,9 @@
 ///     shared memory  stage   (2, 2, 128, 32)  two stages: a chunk of 32 columns of the query tile
 ///                                             and of the key tile, or 64 rows of values
 ///                    weight  (8, 2, 16, 32)   of each warp's 16 rows, for 64 keys at a time
+///                    out     (128, 128)       for 128 columns: each thread reads and writes its own
 ///     registers      score   (8, 8)           of a thread: 8 rows x 8 keys
-///                    out     (8, Columns/16)  of a thread: 8 rows x Columns/16 columns
+///                    tile_out (8, Columns/16) of a thread: what a tile of keys adds to out
 ///
 /// While one stage is multiplied, `cp.async` fills the other: one barrier for 2048 or 4096
 /// multiply-adds of a thread.
@@ -22,8 +23,9 @@
 ///
 /// Bank conflicts: see `swizzle`.
 ///
-/// Occupancy: 96 KB of shared memory and at most 255 registers for 256 threads: one block, 8 warps,
-/// on a multiprocessor. That is enough because a thread has 64 independent multiply-adds in flight.
+/// Occupancy: 96 KB of shared memory for 64 columns, 160 KB for 128 (a device with less takes them 64
+/// at a time), and at most 255 registers for 256 threads: one block, 8 warps, on a multiprocessor.
+/// That is enough because a thread has 64 independent multiply-adds in flight.
 /// Limits: E and Ev up to 256; Ev above 128 is split over blocks, which then compute the scores
 /// again. Taught in \ref tier_cuda_fused.
 ///
@@ -52,9 +54,14 @@ struct Stage {
     float query[tile_rows * chunk];  // in the place of both: values (64, Columns)
     float key[tile_keys * chunk];
 };
+/// For 64 columns `out` stays in registers.
+template <int Columns>
+constexpr bool out_is_shared = Columns > 64;
+template <int Columns>
 struct Shared {
     Stage stage[2];
     float weight[warps][warp_rows * value_keys];
+    float4 out[out_is_shared<Columns> ? 8 * Columns / 64 : 1][threads];
 };
 
 /// Where, in rows of 32 floats, the piece of four floats `piece` of a row lies. A row fills all 32
@@ -146,7 +153,7 @@ template <class T, int Columns>
 __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first_block,
                                        bool second) {
     extern __shared__ __align__(128) unsigned char memory[];
-    auto& shared = *reinterpret_cast<Shared*>(memory);
+    auto& shared = *reinterpret_cast<Shared<Columns>*>(memory);
     constexpr int groups = Columns / 64;  // of 4 columns per thread
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int tx = lane % 16,
@@ -164,7 +171,12 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
     const T* value = &as<const T, 4>(p.value)(b, hk, 0, first_column);
     const Index warp_row = first_row + warp * warp_rows;
 
-    float out[8][4 * groups] = {};
+    // Of a thread: in its own places of shared memory, or in registers.
+    constexpr bool is_shared = out_is_shared<Columns>;
+    float out[is_shared ? 1 : 8][4 * groups] = {};
+    if constexpr (is_shared)
+#pragma unroll
+        for (auto& places : shared.out) places[threadIdx.x] = make_float4(0, 0, 0, 0);
     float max_score[8], sum[8] = {};  // sum of this thread's keys
     for (float& m : max_score) m = -CUDART_INF_F;
 
@@ -284,6 +296,9 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
         }
 
         // ---- online softmax; scores become weights
+        float shrinks[8];  // of the tiles before this one
+#pragma unroll
+        for (float& shrink : shrinks) shrink = 1;
 #pragma unroll
         for (int r = 0; r < 8; ++r) {
             if (!works) break;
@@ -300,7 +315,9 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
                 state.max = largest;
                 state.sum *= shrink;
 #pragma unroll
-                for (int c = 0; c < 4 * groups; ++c) out[r][c] *= shrink;
+                for (int c = 0; c < 4 * groups; ++c)
+                    if constexpr (!is_shared) out[r][c] *= shrink;
+                shrinks[r] = shrink;
             }
             const float top = state.max == -CUDART_INF_F ? 0.0f : state.max;
             //! [online]
@@ -316,6 +333,7 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
 
         // ---- out += weights V. The tile has a sum of its own: of S equal terms, each rounded the
         //      same way, one long sum would drift.
+        float tile_out[8][4 * groups] = {};
 #pragma unroll
         for (int step = 0; step < value_steps; ++step) {
             const float* values = next_stage(first_key, chunks + step).query;
@@ -328,33 +346,45 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
                 for (int r = 0; r < 8; ++r) weight_at(r, c) = score[r][4 * step + c];
             __syncwarp();  // the weights of this one are there
                            //! [weights]
-#pragma unroll
-            for (int g = 0; g < groups; ++g) {
-                float sum[8][4] = {};
 #pragma unroll 1
-                for (int piece = 0; piece < value_keys / 4; ++piece) {
-                    float v[4][4], w[8][4];
-                    const float* weights =
-                        &weight[piece / 8 * warp_rows * 32 + swizzle<2>(ty, piece % 8)];
+            for (int piece = 0; piece < value_keys / 4; ++piece) {
+                float v[4][4 * groups], w[8][4];
+                const float* weights =
+                    &weight[piece / 8 * warp_rows * 32 + swizzle<2>(ty, piece % 8)];
 #pragma unroll
-                    for (int j = 0; j < 4; ++j)
-                        read_four(v[j], &values[(piece * 4 + j) * Columns + 64 * g + 4 * tx]);
+                for (int j = 0; j < 4; ++j)
 #pragma unroll
-                    for (int r = 0; r < 8; ++r) read_four(w[r], weights + r * 64);
+                    for (int g = 0; g < groups; ++g)
+                        read_four(&v[j][4 * g],
+                                  &values[(piece * 4 + j) * Columns + 64 * g + 4 * tx]);
 #pragma unroll
-                    for (int j = 0; j < 4; ++j)
+                for (int r = 0; r < 8; ++r) read_four(w[r], weights + r * 64);
 #pragma unroll
-                        for (int r = 0; r < 8; ++r)
+                for (int j = 0; j < 4; ++j)
 #pragma unroll
-                            for (int c = 0; c < 4; ++c)
-                                sum[r][c] = fmaf(w[r][j], v[j][c], sum[r][c]);
-                }
+                    for (int r = 0; r < 8; ++r)
 #pragma unroll
-                for (int r = 0; r < 8; ++r)
-#pragma unroll
-                    for (int c = 0; c < 4; ++c) out[r][4 * g + c] += sum[r][c];
+                        for (int c = 0; c < 4 * groups; ++c)
+                            tile_out[r][c] = fmaf(w[r][j], v[j][c], tile_out[r][c]);
             }
         }
+        if (!works) continue;
+#pragma unroll
+        for (int r = 0; r < 8; ++r)
+#pragma unroll
+            for (int g = 0; g < groups; ++g) {
+                float* sum = &tile_out[r][4 * g];
+                if constexpr (is_shared) {
+                    float4& place = shared.out[r * groups + g][threadIdx.x];
+                    const float shrink = shrinks[r];
+                    place =
+                        make_float4(fmaf(place.x, shrink, sum[0]), fmaf(place.y, shrink, sum[1]),
+                                    fmaf(place.z, shrink, sum[2]), fmaf(place.w, shrink, sum[3]));
+                } else {
+#pragma unroll
+                    for (int c = 0; c < 4; ++c) out[r][4 * g + c] += sum[c];
+                }
+            }
     }
     //! [kernel]
 
@@ -367,11 +397,19 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
         const Index row = warp_row + 2 * r + ty;
         if (row >= p.L) continue;
         const float inverse = sum[r] == 0 ? 0.0f : 1 / sum[r];
+        float row_out[4 * groups];
+#pragma unroll
+        for (int g = 0; g < groups; ++g)
+            if constexpr (is_shared)
+                read_four(&row_out[4 * g],
+                          reinterpret_cast<const float*>(&shared.out[r * groups + g][threadIdx.x]));
+            else
+                for (int c = 0; c < 4; ++c) row_out[4 * g + c] = out[r][4 * g + c];
 #pragma unroll
         for (int c = 0; c < 4 * groups; ++c) {
             const Index e = first_column + c / 4 * 64 + tx * 4 + c % 4;
             if (e >= p.Ev) continue;
-            const float x = out[r][c] * inverse;
+            const float x = row_out[c] * inverse;
             finite = finite && fabsf(x) <= 3.4028234e38f;
             to(b, h, row, e) = T(x);
         }
@@ -408,12 +446,14 @@ void launch_columns(const Problem& p) {
     const Index row_tiles = (p.L + tile_rows - 1) / tile_rows;
     const Index column_tiles = p.Ev <= Columns ? 1 : (p.Ev + Columns - 1) / Columns;
     gpu::launch<fused_kernel<T, Columns>>(p.B * p.Hq * row_tiles * column_tiles, threads,
-                                          int(sizeof(Shared)), gpu::stream_of(p), p, vector);
+                                          int(sizeof(Shared<Columns>)), gpu::stream_of(p), p,
+                                          vector);
 }
 
 template <class T>
 void launch_type(const Problem& p) {
-    p.Ev <= 64 ? launch_columns<T, 64>(p) : launch_columns<T, 128>(p);
+    const bool narrow = p.Ev <= 64 || gpu::shared_memory() < int(sizeof(Shared<128>));
+    narrow ? launch_columns<T, 64>(p) : launch_columns<T, 128>(p);
 }
 
 void run_on_device(const Problem& p) {

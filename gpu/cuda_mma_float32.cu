@@ -233,18 +233,32 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
     return write_float32_rows<Shape, second>(rows, problem, b, h, warp_row, unit);
 }
 
+/// Is the kernel ever launched on the devices that this code is for? On sm_90a it would only cost
+/// time to build.
+template <class Shape>
+__device__ constexpr bool wanted() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    return Shape::HeadDim > 128;
+#else
+    return true;
+#endif
+}
+
 template <class Shape, bool masked>
 __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     float32_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
-    const bool again = __syncthreads_or(!attend<Shape, masked, false>(p, first_block));
-    if (threadIdx.x == 0) p.again[first_block + blockIdx.x] = again;
+    if constexpr (wanted<Shape>()) {
+        const bool again = __syncthreads_or(!attend<Shape, masked, false>(p, first_block));
+        if (threadIdx.x == 0) p.again[first_block + blockIdx.x] = again;
+    }
 }
 
 /// A kernel of its own, queued behind the first: a call in that one would cost it registers.
 template <class Shape, bool masked>
 __global__ void __launch_bounds__(Shape::threads)
     float32_again_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
-    if (p.again[first_block + blockIdx.x] != 0) attend<Shape, masked, true>(p, first_block);
+    if constexpr (wanted<Shape>())
+        if (p.again[first_block + blockIdx.x] != 0) attend<Shape, masked, true>(p, first_block);
 }
 
 template <class Shape>

@@ -187,21 +187,23 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
 
     if (group == groups) {
         fewer_registers<copier_registers>();
-        if (threadIdx.x != consumers) return true;
-        copy_bulk(memory,
-                  p.query + p.query_stride(b, h, 0) +
-                      place.first_row / query_rows * (Shape::query_bytes / 2),
-                  Shape::query_bytes, query_full);
-        const std::uint16_t* key = p.key + p.key_stride(b, hk, 0);
-        const std::uint16_t* value = p.value + p.value_stride(b, hk, 0);
-        for (int j = 0; j < tiles; ++j) {
-            if (j > 0) barrier_wait(key_empty, (j - 1) % 2);
-            copy_bulk(memory + Shape::key_at, key, Shape::tile_bytes, key_full);
-            key += Shape::tile_bytes / 2;
-            if (j > 0) barrier_wait(value_empty, (j - 1) % 2);
-            copy_bulk(memory + Shape::value_at, value, Shape::tile_bytes, value_full);
-            value += Shape::tile_bytes / 2;
+        if (threadIdx.x == consumers) {
+            copy_bulk(memory,
+                      p.query + p.query_stride(b, h, 0) +
+                          place.first_row / query_rows * (Shape::query_bytes / 2),
+                      Shape::query_bytes, query_full);
+            const std::uint16_t* key = p.key + p.key_stride(b, hk, 0);
+            const std::uint16_t* value = p.value + p.value_stride(b, hk, 0);
+            for (int j = 0; j < tiles; ++j) {
+                if (j > 0) barrier_wait(key_empty, (j - 1) % 2);
+                copy_bulk(memory + Shape::key_at, key, Shape::tile_bytes, key_full);
+                key += Shape::tile_bytes / 2;
+                if (j > 0) barrier_wait(value_empty, (j - 1) % 2);
+                copy_bulk(memory + Shape::value_at, value, Shape::tile_bytes, value_full);
+                value += Shape::tile_bytes / 2;
+            }
         }
+        __syncwarp();  // together to the barrier at the end
         return true;
     }
     more_registers<consumer_registers>();

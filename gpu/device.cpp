@@ -81,6 +81,7 @@ int compute_capability() {
     return 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
            attribute(cudaDevAttrComputeCapabilityMinor);
 }
+int shared_memory() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
 
 OnDevice::OnDevice(DeviceId device) {

@@ -70,6 +70,7 @@ inline cudaStream_t stream_of(const Problem& p) { return static_cast<cudaStream_
 /// \brief Of the current device: 90 for 9.0; and its multiprocessors. 0 if there is none.
 int compute_capability();
 int multiprocessors();
+int shared_memory();  ///< bytes that a block may have
 
 /// \brief What `launch` and `launch_early` share.
 /// \param early  see `launch_early`
