@@ -14,20 +14,6 @@ struct MaskPlace {
     Index stride;                 // from row to row of the mask
     int rows;                     // of the block that exist
 };
-/// \brief This lane's number, read anew at each call.
-__device__ inline int fresh_lane() {
-    int lane;
-    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
-    return lane;
-}
-
-/// \brief The same for this thread's number: addresses made of it are computed anew, not kept.
-__device__ inline unsigned fresh_thread() {
-    unsigned thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-}
-
 /// \brief The mask tile in shared memory: each warp stages the rows it owns.
 template <class Shape, Masking masking, class Element>
 struct MaskTile {

@@ -155,6 +155,15 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, int 
                                {problem, hk, tile * tile_rows + lane / 4 + 8}};
     const MaskRow masks[2] = {{problem, b, mine[0].exists ? mine[0].h : 0, mine[0].i},
                               {problem, b, mine[1].exists ? mine[1].h : 0, mine[1].i}};
+    // At 256 columns there are no registers to keep them: found anew for each step.
+    const auto row_of = [&](int half) {
+        if constexpr (HD < 256) return mine[half];
+        return PackedRow(problem, hk, tile * tile_rows + fresh_lane() / 4 + 8 * half);
+    };
+    const auto masks_of = [&](int half, const PackedRow& row) {
+        if constexpr (HD < 256) return masks[half];
+        return MaskRow(problem, b, row.exists ? row.h : 0, row.i);
+    };
     const float unit = masked ? Rows::log2_e : p.unit;
     float* results = reinterpret_cast<float*>(shared + Shape::results_at);  // (warps, 4, HD)
     __shared__ RowState<float> state[warps][tile_rows];
@@ -184,19 +193,24 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, int 
             const Index first_key = begin + static_cast<Index>(step) * step_keys + 2 * (lane % 4);
             if (masked || first_key + step_keys > problem.visible(0)) {
 #pragma unroll
-                for (int n = 0; n < 2; ++n)
+                for (int half = 0; half < 2; ++half) {
+                    const PackedRow row = row_of(half);
+                    const MaskRow mask_row = masks_of(half, row);
+                    const Index visible = row.exists ? problem.visible(row.i) : 0;
 #pragma unroll
-                    for (int i = 0; i < 4; ++i) {
-                        const PackedRow& row = mine[i / 2];
-                        const Index j = first_key + 8 * n + i % 2;
-                        float& s = score[0][n][i];
-                        if (!row.exists || j >= problem.visible(row.i))
-                            s = -CUDART_INF_F;
-                        else if constexpr (masked) {
-                            const float mask = masks[i / 2].template at<float>(j);
-                            s = mask == -CUDART_INF_F ? mask : fmaf(s, p.scale, mask);
+                    for (int n = 0; n < 2; ++n)
+#pragma unroll
+                        for (int i = 0; i < 2; ++i) {
+                            const Index j = first_key + 8 * n + i;
+                            float& s = score[0][n][2 * half + i];
+                            if (j >= visible)
+                                s = -CUDART_INF_F;
+                            else if constexpr (masked) {
+                                const float mask = mask_row.template at<float>(j);
+                                s = mask == -CUDART_INF_F ? mask : fmaf(s, p.scale, mask);
+                            }
                         }
-                    }
+                }
             }
             rows.grow(score, unit);
             rows.weigh(score, unit, weights);

@@ -55,6 +55,20 @@ struct Place {
     }
 };
 
+/// \brief This lane's number, read anew at each call.
+__device__ inline int fresh_lane() {
+    int lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+
+/// \brief The same for this thread's number: addresses made of it are computed anew, not kept.
+__device__ inline unsigned fresh_thread() {
+    unsigned thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+}
+
 /// \brief Starts the copy of `Rows` rows of 16-bit elements to a swizzled tile in shared memory;
 ///        rows from `rows_left` on and columns from `columns` on become zeros. The work of
 ///        `thread`. `once`: see `copy_async_16`.
