@@ -2,30 +2,30 @@
 /// \brief Tier `cuda_fused`: shared-memory tiles and the online softmax, in one kernel.
 ///
 /// Builds on `cuda_simple`. New here, and nothing else: the L x S matrix never leaves the chip. A
-/// block owns 128 query rows and walks over the keys in tiles of 64; scores live in registers, pass
-/// as weights through shared memory, and the running maximum and sum of each row (\ref
+/// block owns 128 query rows and walks over the keys in tiles of 128; scores live in registers,
+/// pass as weights through shared memory, and the running maximum and sum of each row (\ref
 /// attn::RowState) make the result independent of what is still to come.
 ///
-///     shared memory  query_t  (32, 128)      a chunk of 32 columns of the query tile, transposed
-///                    key_t    (32, 64)       the same of the key tile
-///                    value    (64, Columns)  value tile
-///                    weight_t (4, 64, 32)    weights of each warp's 32 rows, transposed
-///     registers      score    (8, 8)         of a thread: 8 rows x 8 keys
-///                    out      (8, Columns/8) of a thread: 8 rows x Columns/8 columns
+///     shared memory  stage   (2, 2, 128, 32)  two stages: a chunk of 32 columns of the query tile
+///                                             and of the key tile, or 64 rows of values
+///                    weight  (8, 2, 16, 32)   of each warp's 16 rows, for 64 keys at a time
+///     registers      score   (8, 8)           of a thread: 8 rows x 8 keys
+///                    out     (8, Columns/16)  of a thread: 8 rows x Columns/16 columns
 ///
-/// Why 8 x 8: one step of a product reads 8 + 8 floats from shared memory for 64 multiply-adds. A
-/// multiprocessor reads 128 bytes a cycle and does 128 multiply-adds; a warp's step reads 4 vectors
-/// of 16 bytes a lane, of which most lanes share their address: 4 x 128 bytes = 4 cycles of shared
-/// memory against 64 x 32 / 128 = 16 cycles of arithmetic.
+/// While one stage is multiplied, `cp.async` fills the other: one barrier for 2048 or 4096
+/// multiply-adds of a thread.
 ///
-/// Bank conflicts: in a transposed tile, element (e, row) lies at column row ^ 4 (e / 4 % 8).
-/// Writing, the 32 lanes hold 4 rows x 8 values of e / 4: 32 different banks. Reading, lanes read
-/// four neighbouring rows at equal e, which the XOR keeps together.
+/// Why 8 x 8: four columns of a product read 8 + 8 vectors of 16 bytes for 256 multiply-adds. A
+/// multiprocessor reads 128 bytes a cycle and does 128 multiply-adds; of a warp's vectors those of
+/// the queries have 2 different addresses (1 cycle) and those of the keys 16 (2 cycles): 8 + 16
+/// cycles of shared memory against 256 x 32 / 128 = 64 cycles of arithmetic.
 ///
-/// Occupancy: 72 KB (Columns = 64) or 88 KB (128) of shared memory and at most 255 registers for
-/// 128 threads: two blocks, 8 warps, on a multiprocessor. That is enough because a thread has 64
-/// independent multiply-adds in flight. Limits: E and Ev up to 256; Ev above 128 is split over
-/// blocks, which then compute the scores again. Taught in \ref tier_cuda_fused.
+/// Bank conflicts: see `swizzle`.
+///
+/// Occupancy: 96 KB of shared memory and at most 255 registers for 256 threads: one block, 8 warps,
+/// on a multiprocessor. That is enough because a thread has 64 independent multiply-adds in flight.
+/// Limits: E and Ev up to 256; Ev above 128 is split over blocks, which then compute the scores
+/// again. Taught in \ref tier_cuda_fused.
 ///
 /// \par Source
 /// Dao et al. 2022 (FlashAttention), algorithm 1; the loop order of FlashAttention-2.
@@ -34,26 +34,37 @@
 
 #include "registry.hpp"
 
+#include <type_traits>
+
 namespace attn {
 namespace {
 
 using gpu::exp2_fast;
 using gpu::to_float;
 
-constexpr int threads = 128, tile_rows = 128, tile_keys = 64, chunk = 32, warp_rows = 32;
+constexpr int threads = 256, warps = threads / 32, warp_rows = 16;
+constexpr int tile_rows = 128, tile_keys = 128;
+constexpr int chunk = 32;       // columns of query and key in a stage
+constexpr int value_keys = 64;  // rows of values in a stage
 constexpr float log2_e = 1.44269504f;
 
-template <int Columns>
+struct Stage {
+    float query[tile_rows * chunk];  // in the place of both: values (64, Columns)
+    float key[tile_keys * chunk];
+};
 struct Shared {
-    float query_t[chunk][tile_rows];
-    float key_t[chunk][tile_keys];
-    float value[tile_keys][Columns];
-    float weight_t[threads / 32][tile_keys][warp_rows];
+    Stage stage[2];
+    float weight[warps][warp_rows * value_keys];
 };
 
-/// Column of a transposed tile in which element (e, row) lies.
+/// Where, in rows of 32 floats, the piece of four floats `piece` of a row lies. A row fills all 32
+/// banks, so equal pieces of different rows would meet in four of them. A warp reads such a piece
+/// of 2 rows at once (queries, weights) or of 16 (keys): `Turns` neighbours are turned apart.
+template <int Turns>
 //! [swizzle]
-__device__ constexpr int swizzle(int e, int row) { return row ^ (e / 4 % 8 * 4); }
+__device__ constexpr int swizzle(int row, int piece) {
+    return row * 32 + 4 * (piece ^ (row % Turns * (8 / Turns)));
+}
 //! [swizzle]
 
 /// Four neighbours of a row as floats, zeros from `valid` on.
@@ -80,19 +91,35 @@ __device__ float4 only_finite(float4 x) {
     return make_float4(keep(x.x), keep(x.y), keep(x.z), keep(x.w));
 }
 
-/// Columns e .. e + 31 of `Rows` rows into a transposed tile; rows from `rows_left` on are zeros.
-template <int Rows, class T>
-__device__ void load_transposed(float (&tile)[chunk][Rows], const T* from, Index row_stride,
-                                Index stride, Index rows_left, Index columns_left, bool vector) {
+/// A matrix that tiles are copied from: rows and columns from `left` on are zeros.
+template <class T>
+struct Source {
+    const T* from;
+    Index row_stride, stride, rows_left, columns_left;
+    bool vector;  ///< pieces of four can be read at once, and none is cut by the last column
+};
+
+/// Starts the copy of `Rows` rows of `Pieces` pieces of four to shared memory; what is not already
+/// float32 in whole pieces goes through registers.
+/// \param finite  values that are not finite become 0
+template <int Rows, int Pieces, int Turns, class T>
+__device__ __forceinline__ void copy_tile(float* to, const Source<T>& source, bool finite) {
+    constexpr int step = threads / Pieces;
+    const int piece = threadIdx.x % Pieces;
+    const Index valid = source.columns_left - piece * 4;
 #pragma unroll
-    for (int i = threadIdx.x; i < Rows * chunk / 4; i += threads) {
-        const int row = i / (chunk / 4), e = i % (chunk / 4) * 4;
-        const float4 x = load_four(from + row * row_stride + e * stride, stride,
-                                   row < rows_left ? columns_left - e : 0, vector);
-        tile[e][swizzle(e, row)] = x.x;
-        tile[e + 1][swizzle(e, row)] = x.y;
-        tile[e + 2][swizzle(e, row)] = x.z;
-        tile[e + 3][swizzle(e, row)] = x.w;
+    for (int i = 0; i < Rows / step; ++i) {
+        const int row = threadIdx.x / Pieces + i * step;
+        float* at = to + (Turns > 1 ? swizzle<Turns>(row, piece) : 4 * (row * Pieces + piece));
+        const T* from = source.from + row * source.row_stride + piece * 4 * source.stride;
+        const bool exists = row < source.rows_left && valid > 0;
+        if (std::is_same_v<T, float> && source.vector && !finite) {
+            gpu::copy_async_16(gpu::shared_address(at), from, exists);
+            continue;
+        }
+        float4 x = load_four(from, source.stride, exists ? valid : 0, source.vector);
+        if (finite) x = only_finite(x);
+        *reinterpret_cast<float4*>(at) = x;
     }
 }
 
@@ -101,113 +128,172 @@ __device__ void read_four(float* to, const float* from) {
     to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
 }
 
+/// What is read must be there from here on: left to itself, the compiler moves each read down to
+/// where its result is needed, and waits for every one.
+__device__ __forceinline__ void together(float (&x)[4][4]) {
+    asm volatile(""
+                 : "+f"(x[0][0]), "+f"(x[0][1]), "+f"(x[0][2]), "+f"(x[0][3]), "+f"(x[1][0]),
+                   "+f"(x[1][1]), "+f"(x[1][2]), "+f"(x[1][3]), "+f"(x[2][0]), "+f"(x[2][1]),
+                   "+f"(x[2][2]), "+f"(x[2][3]), "+f"(x[3][0]), "+f"(x[3][1]), "+f"(x[3][2]),
+                   "+f"(x[3][3]));
+}
+
 //! [kernel]
 /// \param vector  bit 0, 1, 2: query, key, value can be read four elements at a time
 /// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
 /// \return whether this thread's results are all finite
-template <class T, int Columns, bool second>
-__device__ __forceinline__ bool attend(const Problem& p, int vector, Index first_block) {
+template <class T, int Columns>
+__device__ __forceinline__ bool attend(const Problem& p, int vector, Index first_block,
+                                       bool second) {
     extern __shared__ __align__(128) unsigned char memory[];
-    auto& shared = *reinterpret_cast<Shared<Columns>*>(memory);
-    constexpr int groups = Columns / 32;  // of 4 columns per thread
+    auto& shared = *reinterpret_cast<Shared*>(memory);
+    constexpr int groups = Columns / 64;  // of 4 columns per thread
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int tx = lane % 8, ty = lane / 8;  // keys and columns tx * 4 + 32 g ..; rows ty * 8 ..
+    const int tx = lane % 16,
+              ty = lane / 16;  // keys tx + 16 c, columns 4 tx + 64 g ..; rows 2 r + ty
 
     const Index row_tiles = (p.L + tile_rows - 1) / tile_rows;
-    const Index column_tiles = (p.Ev + Columns - 1) / Columns;
+    const Index column_tiles = p.Ev <= Columns ? 1 : (p.Ev + Columns - 1) / Columns;
     Index index = first_block + blockIdx.x;
-    const Index first_column = index % max(column_tiles, Index{1}) * Columns;
-    const Index first_row = (index /= max(column_tiles, Index{1})) % row_tiles * tile_rows;
+    const Index first_column = index % column_tiles * Columns;
+    // The last rows come first: under a causal rule they have most keys.
+    const Index first_row = (row_tiles - 1 - (index /= column_tiles) % row_tiles) * tile_rows;
     const Index h = (index /= row_tiles) % p.Hq, b = index / p.Hq, hk = p.key_head(h);
     const T* query = &as<const T, 4>(p.query)(b, h, first_row, 0);
     const T* key = &as<const T, 4>(p.key)(b, hk, 0, 0);
     const T* value = &as<const T, 4>(p.value)(b, hk, 0, first_column);
-    const int local_row = warp * warp_rows + ty * 8;
-    const Index row = first_row + local_row;
+    const Index warp_row = first_row + warp * warp_rows;
 
     float out[8][4 * groups] = {};
-    float max_score[8], sum[8] = {};  // max in units of log 2; sum of this thread's keys
+    float max_score[8], sum[8] = {};  // sum of this thread's keys
     for (float& m : max_score) m = -CUDART_INF_F;
 
     const Index last_row = (first_row + tile_rows < p.L ? first_row + tile_rows : p.L) - 1;
-    for (Index first_key = 0; first_key < p.visible(last_row); first_key += tile_keys) {
+    const Index keys = p.visible(last_row);
+    const Index warp_keys =
+        warp_row < p.L ? p.visible(min(warp_row + warp_rows, p.L) - 1) : Index{0};
+    const int chunks = p.E > chunk ? static_cast<int>((p.E + chunk - 1) / chunk) : 1;
+    constexpr int value_steps = tile_keys / value_keys;
+
+    // A tile of keys is `chunks` steps of queries and keys, then two of values; the stages
+    // alternate.
+    int filled = 0;
+    const auto start_copy = [&](Index first_key, int step) {
+        if (step == chunks + value_steps) first_key += tile_keys, step = 0;
+        Stage& stage = shared.stage[filled++ % 2];
+        if (first_key < keys && step < chunks) {
+            const Index e = step * chunk;
+            copy_tile<tile_rows, chunk / 4, 2>(
+                stage.query,
+                Source<T>{query + e * p.query.stride[3], p.query.stride[2], p.query.stride[3],
+                          p.L - first_row, p.E - e, (vector & 1) != 0},
+                false);
+            copy_tile<tile_keys, chunk / 4, 8>(
+                stage.key,
+                Source<T>{key + first_key * p.key.stride[2] + e * p.key.stride[3], p.key.stride[2],
+                          p.key.stride[3], p.S - first_key, p.E - e, (vector & 2) != 0},
+                false);
+        } else if (first_key < keys) {
+            const Index j = first_key + (step - chunks) * value_keys;
+            copy_tile<value_keys, Columns / 4, 1>(
+                stage.query,
+                Source<T>{value + j * p.value.stride[2], p.value.stride[2], p.value.stride[3],
+                          p.S - j, p.Ev - first_column, (vector & 4) != 0},
+                second);
+        }
+        gpu::copy_async_commit();
+    };
+    int used = 0;
+    const auto next_stage = [&](Index first_key, int step) -> Stage& {
+        gpu::copy_async_wait<0>();
+        __syncthreads();  // this stage has arrived, and the other one has been read
+        start_copy(first_key, step + 1);
+        return shared.stage[used++ % 2];
+    };
+
+    start_copy(0, 0);
+    for (Index first_key = 0; first_key < keys; first_key += tile_keys) {
         // ---- score = Q K^T, 32 columns at a time
+        const bool works = first_key < warp_keys;
         float score[8][8] = {};
-        for (Index e0 = 0; e0 < p.E || e0 == 0; e0 += chunk) {
-            __syncthreads();  // the chunks and values of the last round have been read
-            load_transposed(shared.query_t, query + e0 * p.query.stride[3], p.query.stride[2],
-                            p.query.stride[3], p.L - first_row, p.E - e0, vector & 1);
-            load_transposed(shared.key_t, key + first_key * p.key.stride[2] + e0 * p.key.stride[3],
-                            p.key.stride[2], p.key.stride[3], p.S - first_key, p.E - e0,
-                            vector & 2);
-            if (e0 == 0)
-                for (int i = threadIdx.x; i < tile_keys * Columns / 4; i += threads) {
-                    const int j = i / (Columns / 4), e = i % (Columns / 4) * 4;
-                    float4 x = load_four(
-                        value + (first_key + j) * p.value.stride[2] + e * p.value.stride[3],
-                        p.value.stride[3], first_key + j < p.S ? p.Ev - first_column - e : 0,
-                        vector & 4);
-                    if (second) x = only_finite(x);
-                    *reinterpret_cast<float4*>(&shared.value[j][e]) = x;
-                }
-            __syncthreads();  // chunks and values are there
-#pragma unroll 8
+        for (int step = 0; step < chunks; ++step) {
+            Stage& stage = next_stage(first_key, step);
+            if (!works) continue;
+#pragma unroll 1
             //! [product]
-            for (int e = 0; e < chunk; ++e) {
-                float q[8], k[8];
-                read_four(q, &shared.query_t[e][swizzle(e, local_row)]);
-                read_four(q + 4, &shared.query_t[e][swizzle(e, local_row + 4)]);
-                read_four(k, &shared.key_t[e][swizzle(e, tx * 4)]);
-                read_four(k + 4, &shared.key_t[e][swizzle(e, 32 + tx * 4)]);
+            for (int piece = 0; piece < chunk / 4; ++piece) {
+                float q[8][4], k[4][4];
 #pragma unroll
                 for (int r = 0; r < 8; ++r)
+                    read_four(q[r],
+                              &stage.query[swizzle<2>(warp * warp_rows + ty, piece) + r * 64]);
 #pragma unroll
-                    for (int c = 0; c < 8; ++c) score[r][c] = fmaf(q[r], k[c], score[r][c]);
-                //! [product]
+                for (int half = 0; half < 8; half += 4) {  // 128 multiply-adds for one wait
+#pragma unroll
+                    for (int c = 0; c < 4; ++c)
+                        read_four(k[c], &stage.key[swizzle<8>(tx, piece) + (half + c) * 512]);
+                    together(k);
+#pragma unroll
+                    for (int e = 0; e < 4; ++e)
+#pragma unroll
+                        for (int r = 0; r < 8; ++r)
+#pragma unroll
+                            for (int c = 0; c < 4; ++c)
+                                score[r][half + c] = fmaf(q[r][e], k[c][e], score[r][half + c]);
+                }
             }
+            //! [product]
         }
 
         // ---- scale and mask; only a mask, the diagonal and the end of the keys need a look. The
         //      warp reads its part of the mask along the keys, into the place of its weights.
         const float scale = static_cast<float>(p.scale);
-        const bool whole =
-            p.mask_kind == MaskKind::none && first_key + tile_keys <= p.visible(first_row);
-        auto& weight_t = shared.weight_t[warp];
-        __syncwarp();  // the weights of the last tile have been read
-        if (!whole) {
+        float* weight = shared.weight[warp];
+        const auto weight_at = [&](int r, int c) -> float& {  // of the thread's row r and key c
+            return weight[c / 2 * warp_rows * 32 + swizzle<2>(2 * r + ty, tx / 4 + c % 2 * 4) +
+                          tx % 4];
+        };
+        if (works && p.mask_kind != MaskKind::none) {
+#pragma unroll
+            for (int pair = 0; pair < 4; ++pair) {  // keys 32 pair .. 32 pair + 31
+                __syncwarp();                       // the place has been read
 #pragma unroll 1
-            for (int i = lane; i < warp_rows * tile_keys; i += 32) {
-                const int j = i % tile_keys, r = i / tile_keys;
-                const Index mask_row = first_row + warp * warp_rows + r;
-                weight_t[j][swizzle(j, r)] =
-                    mask_row < p.L ? gpu::mask_at<float>(p, b, h, mask_row, first_key + j) : 0;
-            }
-            __syncwarp();  // the mask is there
-        }
+                for (int r = 0; r < warp_rows; ++r)
+                    weight[swizzle<2>(r, lane / 4) + lane % 4] =
+                        warp_row + r < p.L ? gpu::mask_at<float>(p, b, h, warp_row + r,
+                                                                 first_key + 32 * pair + lane)
+                                           : 0;
+                __syncwarp();  // the mask is there
 #pragma unroll
-        for (int c = 0; c < 8; ++c) {
-            const int j = c / 4 * 32 + tx * 4 + c % 4;
-            float mask[8] = {};
-            if (!whole) {
-                read_four(mask, &weight_t[j][swizzle(j, ty * 8)]);
-                read_four(mask + 4, &weight_t[j][swizzle(j, ty * 8 + 4)]);
-            }
+                for (int c = 2 * pair; c < 2 * pair + 2; ++c)
 #pragma unroll
-            for (int r = 0; r < 8; ++r)
-                score[r][c] =
-                    mask[r] == -CUDART_INF_F ? mask[r] : fmaf(score[r][c], scale, mask[r]);
+                    for (int r = 0; r < 8; ++r) {
+                        const float mask = weight_at(r, c % 2);
+                        score[r][c] = mask == -CUDART_INF_F ? mask : fmaf(score[r][c], scale, mask);
+                    }
+            }
+        } else if (works) {
+#pragma unroll
+            for (int r = 0; r < 8; ++r) {
+                const Index left = p.visible(warp_row + 2 * r + ty) - first_key;
+                const int limit = left < tile_keys ? static_cast<int>(left) : tile_keys;
+#pragma unroll
+                for (int c = 0; c < 8; ++c)
+                    score[r][c] = tx + 16 * c < limit ? score[r][c] * scale : -CUDART_INF_F;
+            }
         }
 
-        // ---- online softmax; weights go to shared memory, for the lanes of the same rows
+        // ---- online softmax; scores become weights
 #pragma unroll
         for (int r = 0; r < 8; ++r) {
+            if (!works) break;
             //! [online]
             RowState<float> state{max_score[r], sum[r]};
             float largest = score[r][0];
 #pragma unroll
             for (int c = 1; c < 8; ++c) largest = fmaxf(largest, score[r][c]);
 #pragma unroll
-            for (int step = 1; step < 8; step *= 2)
+            for (int step = 1; step < 16; step *= 2)
                 largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
             if (largest > state.max) {
                 const float shrink = exp2_fast((state.max - largest) * log2_e);
@@ -218,41 +304,56 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
             }
             const float top = state.max == -CUDART_INF_F ? 0.0f : state.max;
             //! [online]
+            float tile_sum = 0;
 #pragma unroll
             for (int c = 0; c < 8; ++c) {
                 score[r][c] = exp2_fast((score[r][c] - top) * log2_e);
-                state.sum += score[r][c];
+                tile_sum += score[r][c];
             }
             max_score[r] = state.max;
-            sum[r] = state.sum;
+            sum[r] = state.sum + tile_sum;
         }
-        //! [weights]
-        __syncwarp();  // the mask has been read
-#pragma unroll
-        for (int c = 0; c < 8; ++c) {
-            const int j = c / 4 * 32 + tx * 4 + c % 4;
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-                *reinterpret_cast<float4*>(&weight_t[j][swizzle(j, ty * 8 + 4 * half)]) =
-                    make_float4(score[4 * half][c], score[4 * half + 1][c], score[4 * half + 2][c],
-                                score[4 * half + 3][c]);
-        }
-        __syncwarp();  // the weights of this one are there
-                       //! [weights]
 
-        // ---- out += weights V
-#pragma unroll 8
-        for (int j = 0; j < tile_keys; ++j) {
-            float w[8], v[4 * groups];
-            read_four(w, &weight_t[j][swizzle(j, ty * 8)]);
-            read_four(w + 4, &weight_t[j][swizzle(j, ty * 8 + 4)]);
+        // ---- out += weights V. The tile has a sum of its own: of S equal terms, each rounded the
+        //      same way, one long sum would drift.
 #pragma unroll
-            for (int g = 0; g < groups; ++g)
-                read_four(v + 4 * g, &shared.value[j][32 * g + tx * 4]);
+        for (int step = 0; step < value_steps; ++step) {
+            const float* values = next_stage(first_key, chunks + step).query;
+            if (first_key + step * value_keys >= warp_keys) continue;
+            //! [weights]
+            __syncwarp();  // the weights of the last step have been read
 #pragma unroll
-            for (int r = 0; r < 8; ++r)
+            for (int c = 0; c < value_keys / 16; ++c)
 #pragma unroll
-                for (int c = 0; c < 4 * groups; ++c) out[r][c] = fmaf(w[r], v[c], out[r][c]);
+                for (int r = 0; r < 8; ++r) weight_at(r, c) = score[r][4 * step + c];
+            __syncwarp();  // the weights of this one are there
+                           //! [weights]
+#pragma unroll
+            for (int g = 0; g < groups; ++g) {
+                float sum[8][4] = {};
+#pragma unroll 1
+                for (int piece = 0; piece < value_keys / 4; ++piece) {
+                    float v[4][4], w[8][4];
+                    const float* weights =
+                        &weight[piece / 8 * warp_rows * 32 + swizzle<2>(ty, piece % 8)];
+#pragma unroll
+                    for (int j = 0; j < 4; ++j)
+                        read_four(v[j], &values[(piece * 4 + j) * Columns + 64 * g + 4 * tx]);
+#pragma unroll
+                    for (int r = 0; r < 8; ++r) read_four(w[r], weights + r * 64);
+#pragma unroll
+                    for (int j = 0; j < 4; ++j)
+#pragma unroll
+                        for (int r = 0; r < 8; ++r)
+#pragma unroll
+                            for (int c = 0; c < 4; ++c)
+                                sum[r][c] = fmaf(w[r][j], v[j][c], sum[r][c]);
+                }
+#pragma unroll
+                for (int r = 0; r < 8; ++r)
+#pragma unroll
+                    for (int c = 0; c < 4; ++c) out[r][4 * g + c] += sum[r][c];
+            }
         }
     }
     //! [kernel]
@@ -262,41 +363,37 @@ __device__ __forceinline__ bool attend(const Problem& p, int vector, Index first
 #pragma unroll
     for (int r = 0; r < 8; ++r) {
 #pragma unroll
-        for (int step = 1; step < 8; step *= 2) sum[r] += __shfl_xor_sync(~0u, sum[r], step);
-        if (row + r >= p.L) continue;
+        for (int step = 1; step < 16; step *= 2) sum[r] += __shfl_xor_sync(~0u, sum[r], step);
+        const Index row = warp_row + 2 * r + ty;
+        if (row >= p.L) continue;
         const float inverse = sum[r] == 0 ? 0.0f : 1 / sum[r];
 #pragma unroll
         for (int c = 0; c < 4 * groups; ++c) {
-            const Index e = first_column + c / 4 * 32 + tx * 4 + c % 4;
+            const Index e = first_column + c / 4 * 64 + tx * 4 + c % 4;
             if (e >= p.Ev) continue;
             const float x = out[r][c] * inverse;
             finite = finite && fabsf(x) <= 3.4028234e38f;
-            to(b, h, row + r, e) = T(x);
+            to(b, h, row, e) = T(x);
         }
         if (tx == 0 && first_column == 0 && !p.logsumexp.absent())
-            as<float, 3>(p.logsumexp)(b, h, row + r) =
+            as<float, 3>(p.logsumexp)(b, h, row) =
                 sum[r] == 0 ? -CUDART_INF_F : max_score[r] + logf(sum[r]);
     }
-    if constexpr (second) {
+    if (second) {
         __syncwarp();  // the rows' first results are written before their second ones
-        for (int r = 0; r < warp_rows && first_row + warp * warp_rows + r < p.L; ++r)
-            gpu::careful_row<T>(p, b, h, first_row + warp * warp_rows + r, first_column, Columns);
+        for (int r = 0; r < warp_rows && warp_row + r < p.L; ++r)
+            gpu::careful_row<T>(p, b, h, warp_row + r, first_column, Columns);
     }
     return finite;
 }
 
-/// Not inlined: the registers of the first time are not to know of the second.
 template <class T, int Columns>
-__device__ __noinline__ void attend_again(const Problem& p, int vector, Index first_block) {
-    attend<T, Columns, true>(p, vector, first_block);
-}
-
-template <class T, int Columns>
-__global__ void __launch_bounds__(threads, 2)
+__global__ void __launch_bounds__(threads, 1)
     fused_kernel(const __grid_constant__ Problem p, int vector, Index first_block) {
-    const bool finite = attend<T, Columns, false>(p, vector, first_block);
-    if (gpu::can_hide(p) && __syncthreads_or(!finite))
-        attend_again<T, Columns>(p, vector, first_block);
+    for (int pass = 0; pass < 2; ++pass) {
+        const bool finite = attend<T, Columns>(p, vector, first_block, pass == 1);
+        if (!gpu::can_hide(p) || !__syncthreads_or(!finite)) return;
+    }
 }
 
 template <class T, int Columns>
@@ -304,14 +401,14 @@ void launch_columns(const Problem& p) {
     const auto four = [](const TensorView& view) {
         const std::uintptr_t bytes = 4 * size_of(view.dtype);
         return reinterpret_cast<std::uintptr_t>(view.data) % bytes == 0 && view.stride[3] == 1 &&
-               view.stride[0] % 4 == 0 && view.stride[1] % 4 == 0 && view.stride[2] % 4 == 0;
+               view.shape[3] % 4 == 0 && view.stride[0] % 4 == 0 && view.stride[1] % 4 == 0 &&
+               view.stride[2] % 4 == 0;
     };
     const int vector = (four(p.query) ? 1 : 0) | (four(p.key) ? 2 : 0) | (four(p.value) ? 4 : 0);
     const Index row_tiles = (p.L + tile_rows - 1) / tile_rows;
     const Index column_tiles = p.Ev <= Columns ? 1 : (p.Ev + Columns - 1) / Columns;
     gpu::launch<fused_kernel<T, Columns>>(p.B * p.Hq * row_tiles * column_tiles, threads,
-                                          int(sizeof(Shared<Columns>)), gpu::stream_of(p), p,
-                                          vector);
+                                          int(sizeof(Shared)), gpu::stream_of(p), p, vector);
 }
 
 template <class T>

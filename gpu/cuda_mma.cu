@@ -11,6 +11,7 @@
 /// | float16, bfloat16                         | main kernel                                 |
 /// | ... (Hq / H) L <= 64 packed rows, S >= 512 | split kernel and merge                     |
 /// | float32                                   | three bfloat16 parts, six products          |
+/// | ... up to 128 columns on sm_90a           | the same through `wgmma`                    |
 ///
 /// Rows that `cp.async` cannot read in pieces of 16 bytes (E not a multiple of 8, odd strides,
 /// unaligned) are packed first; a boolean mask that serves several heads becomes bits and tile
@@ -55,6 +56,11 @@ struct Plan {
         value_columns = gpu::round_up(p.Ev, 8);
         const auto plan_rows = [&](const TensorView& view, Index columns) -> Piece {
             if (!float32 && columns == view.shape[3] && gpu::wide(view)) return {};
+            if (float32 && gpu::can_tile_float32(p)) {  // room for either kernel's layout
+                Saturating size;
+                gpu::tiled_strides(p, view, &view == &p.query, size);
+                return pieces.take(size * Saturating{2});
+            }
             const Index row = float32 ? 3 * columns : columns;
             return pieces.take(gpu::packed_size(view, view.shape[2], row) * Saturating{2});
         };
@@ -67,7 +73,7 @@ struct Plan {
         else if (!float32)
             mask = gpu::MaskPlan(p, pieces);
         if (float32 || (!split && gpu::can_hide(p))) {
-            const Index rows = gpu::main_tile_rows(p);
+            const Index rows = float32 ? 64 : gpu::main_tile_rows(p);
             again = pieces.take(counted(p.B) * counted(p.Hq) * counted((p.L + rows - 1) / rows));
         }
     }
@@ -87,6 +93,8 @@ void run_some_heads(const Problem& p, const std::uint8_t* heads) {
     mma.heads = heads;
     mma.query_columns = static_cast<int>(plan.query_columns);
     mma.value_columns = static_cast<int>(plan.value_columns);
+    gpu::set_scale(mma);
+    const bool tiled = plan.float32 && gpu::tiled_float32(p);
     const auto rows = [&](const TensorView& view, const Piece& piece, Index columns,
                           const std::uint16_t*& data, Strides& stride) {
         data = static_cast<const std::uint16_t*>(view.data);
@@ -94,6 +102,12 @@ void run_some_heads(const Problem& p, const std::uint8_t* heads) {
         if (!piece.used()) return;
         auto* to = reinterpret_cast<std::uint16_t*>(at(piece));
         data = to;
+        if (tiled) {
+            Saturating size;
+            stride = gpu::tiled_strides(p, view, &view == &p.query, size);
+            return gpu::tile_rows(p, view, &view == &p.query, to, stride,
+                                  &view == &p.query ? mma.query_factor : 1.0f, stream);
+        }
         stride = gpu::packed_strides(view, view.shape[2], plan.float32 ? 3 * columns : columns);
         if (plan.float32)
             gpu::split_rows(view, to, stride, columns, stream);
@@ -105,11 +119,11 @@ void run_some_heads(const Problem& p, const std::uint8_t* heads) {
     rows(p.value, plan.value, plan.value_columns, mma.value, mma.value_stride);
     mma.wide_out = p.Ev % 8 == 0 && gpu::wide(p.out);
 
-    gpu::set_scale(mma);
     if (!plan.split && !plan.float32) plan.mask.prepare(mma, workspace.data(), stream);
 
     if (plan.again.used()) mma.again = reinterpret_cast<std::uint8_t*>(at(plan.again));
 
+    if (tiled) return gpu::launch_tiled_float32(mma, stream);
     if (plan.float32) return gpu::launch_float32(mma, stream);
     auto* partial = reinterpret_cast<float*>(at(plan.partial));
     if (p.dtype == DType::float16)

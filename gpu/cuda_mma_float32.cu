@@ -1,33 +1,16 @@
 /// \file
 /// \brief `cuda_mma` for float32: products on bfloat16 tensor cores, exact to float32.
 ///
-/// A float32 has 24 significant bits and is the sum of three bfloat16 of 8 bits each,
-/// x = x0 + x1 + x2 with |x1| <= 2^-8 |x| (rounding to nearest) and |x2| <= 2^-16 |x|. Of the nine
-/// products of two such sums six are kept, smallest first:
-///
-///     x y = x0 y2 + x1 y1 + x2 y0 + x0 y1 + x1 y0 + x0 y0      + error <= (2^-23 + 2^-32) |x y|
-///
-/// (left out: x1 y2 + x2 y1 and x2 y2; the three parts themselves are exact.) Each product of two
-/// bfloat16 is exact in float32. The tensor cores add in float32 but truncate: the small products
-/// are summed first, while the accumulator is small; each x0 y0 of 16 columns starts from zero and
-/// is added by ordinary, rounding additions; and so is the weighted sum of each tile of keys,
-/// however many tiles there are.
-///
-/// Weights, exp(score - max), are split the same way in registers.
-///
-/// \par Source
-/// Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for
-/// higher-precision computations".
-#include "cuda_mma_careful.cuh"
-#include "cuda_mma_tile.cuh"
+/// See cuda_mma_float32.cuh for the three parts. This is the kernel for any device; sm_90a has one
+/// of its own (cuda_mma_float32_hopper.cu) up to 128 columns. Here each x0 y0 of 16 columns starts
+/// from zero and is added by ordinary, rounding additions.
+#include "cuda_mma_float32.cuh"
 #include "device.hpp"
 
 #include <type_traits>
 
 namespace attn::gpu {
 namespace {
-
-constexpr int parts = 3;
 
 /// \brief Tiles hold the three parts one after the other, each swizzled as usual.
 template <int HeadDim, int Warps, int MTiles, int Keys, int Blocks>
@@ -37,9 +20,6 @@ struct Float32Shape : MmaShape<bfloat16, HeadDim, Warps, MTiles, Keys, false> {
     static constexpr int stage_bytes = parts * Base::tile_bytes;
     static constexpr int shared_bytes = parts * Base::query_bytes + 4 * stage_bytes;
 };
-
-/// The kept products (part of a, part of b), smallest first; the last one is summed on its own.
-__device__ constexpr int small_a[5] = {0, 1, 2, 0, 1}, small_b[5] = {2, 1, 0, 1, 0};
 
 /// score = Q K^T
 template <class Shape, class Scores>
@@ -99,16 +79,6 @@ __device__ void multiply_parts(Scores& score, std::uint32_t query, std::uint32_t
                     for (int i = 0; i < 4; ++i) score[m][2 * n + side][i] += sum[i];
                 }
         }
-    }
-}
-
-/// Two floats as three pairs of bfloat16.
-__device__ inline void split_pair(float x, float y, std::uint32_t (&part)[parts]) {
-#pragma unroll
-    for (int i = 0; i < parts; ++i) {
-        part[i] = pack<bfloat16>(x, y);
-        x -= __uint_as_float(part[i] << 16);
-        y -= __uint_as_float(part[i] & 0xffff0000u);
     }
 }
 
@@ -260,44 +230,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
     }
     //! [kernel]
 
-    rows.finish_sums();
-    bool finite = true;
-    std::uint32_t bad_rows = 0;  // bit 2 m + half
-    const auto out = as<float, 4>(problem.out);
-#pragma unroll
-    for (int m = 0; m < Shape::MTiles; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const Index row = warp_row + m * 16 + half * 8 + lane / 4;
-            if (row >= problem.L) continue;
-            const float sum = rows.sum[m][half], inverse = sum == 0 ? 0.0f : 1 / sum;
-            float check = 0;  // NaN if any element is NaN or infinite
-#pragma unroll
-            for (int n = 0; n < HD / 8; ++n)
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    const Index e = 8 * n + lane % 4 * 2 + i;
-                    const float x = rows.out[m][n][2 * half + i] * inverse;
-                    check += 0 * x;
-                    if (e < problem.Ev) out(b, h, row, e) = x;
-                }
-            finite = finite && check == 0;
-            if (check != 0 || check != check) bad_rows |= 1u << (2 * m + half);
-            if (!problem.logsumexp.absent() && lane % 4 == 0)
-                as<float, 3>(problem.logsumexp)(b, h, row) = rows.logsumexp(m, half, unit);
-        }
-    if constexpr (second) {
-        __syncwarp();  // the rows' first results are written before their second ones
-        for (int row = 0; row < Shape::warp_rows; ++row) {
-            // A part of an infinite query or key is 0, and their product NaN: such rows, too, are
-            // computed key by key.
-            const bool mine = bad_rows >> (row / 16 * 2 + row / 8 % 2) & 1;
-            const bool bad = __ballot_sync(~0u, mine) >> (row % 8 * 4) & 0xf;
-            if (warp_row + row < problem.L)
-                careful_row<float>(problem, b, h, warp_row + row, 0, 256, bad);
-        }
-    }
-    return finite;
+    return write_float32_rows<Shape, second>(rows, problem, b, h, warp_row, unit);
 }
 
 template <class Shape, bool masked>
@@ -336,7 +269,7 @@ void launch_shape(MmaProblem p, cudaStream_t stream) {
 void launch_float32(const MmaProblem& p, cudaStream_t stream) {
     const Index widest = p.problem.E > p.problem.Ev ? p.problem.E : p.problem.Ev;
     if (widest <= 64) return launch_shape<Float32Shape<64, 4, 2, 32, 2>>(p, stream);
-    if (widest <= 128) return launch_shape<Float32Shape<128, 8, 1, 32, 1>>(p, stream);
+    if (widest <= 128) return launch_shape<Float32Shape<128, 4, 1, 32, 1>>(p, stream);
     return launch_shape<Float32Shape<256, 4, 1, 16, 1>>(p, stream);
 }
 

@@ -63,6 +63,20 @@ class Pieces {
     std::size_t bytes_ = 0;
 };
 
+/// \brief float32 on sm_90a (cuda_mma_float32_hopper.cu): rows up to 128 columns, laid out in
+/// tiles.
+inline bool can_tile_float32(const Problem& p) { return p.E <= 128 && p.Ev <= 128; }
+/// \brief Is that the kernel, on the current device?
+bool tiled_float32(const Problem& p);
+/// \brief Strides of a tensor's tiles over batch and head, in 16-bit elements; 0 where the original
+///        repeats. \param size  becomes the number of elements
+Strides tiled_strides(const Problem& p, const TensorView& view, bool is_query, Saturating& size);
+/// \brief Queues that copy: three bfloat16 parts of each element times `factor`.
+void tile_rows(const Problem& p, const TensorView& from, bool is_query, std::uint16_t* to,
+               const Strides& to_stride, float factor, cudaStream_t stream);
+/// \brief Queues the kernel: query, key and value hold such tiles.
+void launch_tiled_float32(const MmaProblem& p, cudaStream_t stream);
+
 /// \brief How the kernels get their mask.
 struct MaskPlan {
     Masking masking = Masking::none;

@@ -3,6 +3,7 @@
 ///        read in pieces of 16 bytes, turn a boolean mask into bits and tile classes, cut float32
 ///        into three bfloat16 parts.
 #include "cuda_mma.hpp"
+#include "cuda_mma_float32.cuh"
 #include "device.hpp"
 #include "mma.cuh"
 
@@ -50,16 +51,10 @@ __global__ void split_kernel(const TensorView from, std::uint16_t* to, Strides t
     grid.locate(index, at);
     const float x =
         at[3] < grid.valid ? as<const float, 4>(from)(at[0], at[1], at[2], at[3]) : 0.0f;
-    std::uint16_t* parts = to + to_stride(at[0], at[1], at[2]) + at[3];
-    bfloat16 high(x);
-    // Infinity and NaN live in the first part alone: the rest would be inf - inf.
-    const bool finite = fabsf(x) <= 3.4028234e38f;
-    if (finite && fabsf(high) > 3.4028234e38f) high.bits -= 1;  // rounded up to infinity
-    const bfloat16 middle(finite ? x - high : 0.0f);
-    const bfloat16 low(finite ? x - high - middle : 0.0f);
-    parts[0] = high.bits;
-    parts[grid.columns] = middle.bits;
-    parts[2 * grid.columns] = low.bits;
+    std::uint16_t part[parts];
+    split_element(x, part);
+    for (int n = 0; n < parts; ++n)
+        to[to_stride(at[0], at[1], at[2]) + n * grid.columns + at[3]] = part[n];
 }
 
 /// float32 as one bfloat16.

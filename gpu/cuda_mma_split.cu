@@ -4,11 +4,13 @@
 ///
 /// With one query row a tile of 128 rows would be nearly empty, and a block per head would leave
 /// most multiprocessors idle while a few read all keys. So the query heads that share a key head
-/// are packed, with their L rows, into tiles of 16 rows; each block takes one such tile and a part
-/// of the keys, and each of its warps every fourth step of 16 keys, through a pipeline of its own:
-/// no barrier, only bytes in flight. The limit is the bandwidth of memory.
+/// are packed, with their L rows, into tiles of 16 rows; each block takes one such tile and some
+/// parts of the keys, and each of its warps every fourth step of 16 keys, through a pipeline of its
+/// own: no barrier, only bytes in flight, also from part to part. The limit is the bandwidth of
+/// memory.
 ///
-/// The number of parts depends on S alone: results do not change with the batch.
+/// The number of parts depends on S alone: results do not change with the batch. How many a block
+/// takes depends on the device: each has a result of its own.
 ///
 /// \par Source
 /// Dao et al. 2023, "Flash-Decoding for long-context inference".
@@ -23,20 +25,22 @@ namespace {
 
 constexpr int warps = 4, tile_rows = 16, step_keys = 16;
 constexpr int merge_threads = 128;
-constexpr int most_splits = 64;  // two for each lane of the merging warp
+constexpr int most_splits = 64;    // two for each lane of the merging warp
+constexpr int merge_rows = warps;  // whose results the warps of a block exchange at once
 constexpr float log2_e = 1.44269504f, ln_2 = 0.69314718f;
 
-/// \brief Shared memory: the query tile, then per warp `stages` x (key step, value step). 96 KB of
-///        steps at HeadDim 128: two blocks on a multiprocessor keep 128 KB in flight.
+/// \brief Shared memory: the query tile, then per warp `stages` x (key step, value step), then the
+///        warps' results for `merge_rows` rows. 64 KB of steps at HeadDim 128: two blocks on a
+///        multiprocessor keep up to 128 KB in flight; more was slower (docs/steps_cuda.md).
 template <class T, int HeadDim>
 struct SplitShape : MmaShape<T, HeadDim, 1, 1, step_keys, (HeadDim < 256)> {
     // At 256 the queries would take 64 of the registers that `out` needs.
     using Base = MmaShape<T, HeadDim, 1, 1, step_keys, (HeadDim < 256)>;
-    static constexpr int stages = 3;
+    static constexpr int stages = 2;
     static constexpr int stage_bytes = 2 * Base::tile_bytes;
     static constexpr int warp_bytes = stages * stage_bytes;
-    static constexpr int shared_bytes = Base::query_bytes + warps * warp_bytes;
-    static_assert(warp_bytes >= tile_rows * HeadDim * 4, "a warp's result takes the steps' place");
+    static constexpr int results_at = Base::query_bytes + warps * warp_bytes;
+    static constexpr int shared_bytes = results_at + warps * merge_rows * HeadDim * 4;
 };
 
 /// \brief A packed row: query head within its group, and row within the head.
@@ -74,10 +78,12 @@ __device__ inline RowState<float> merge_lanes(const RowState<float>& part, float
 }
 
 //! [split kernel]
+/// \param run     parts of the keys of a block
 /// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
 /// \return whether this thread's results are all finite
 template <class Shape, bool masked, bool second>
-__device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Index first_block) {
+__device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, int run,
+                                       Index first_block) {
     using T = typename Shape::Element;
     using Rows = WarpRows<typename Shape::Base>;
     constexpr int HD = Shape::HeadDim;
@@ -86,31 +92,37 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
     Index index = first_block + blockIdx.x;
-    const int split = static_cast<int>(index % p.splits);
-    const int tile = static_cast<int>((index /= p.splits) % p.query_tiles);
+    const int runs = (p.splits + run - 1) / run;
+    const int first_split = static_cast<int>(index % runs) * run;
+    const int splits = min(run, p.splits - first_split);
+    const int tile = static_cast<int>((index /= runs) % p.query_tiles);
     const Index hk = (index /= p.query_tiles) % problem.H, b = index / problem.H;
     const std::uint16_t* key = p.key + p.key_stride(b, hk, 0);
     const std::uint16_t* value = p.value + p.value_stride(b, hk, 0);
 
-    // Keys [begin, end) in steps; the warps take turns.
-    const Index per_split =
-        ((problem.S + p.splits - 1) / p.splits + step_keys - 1) / step_keys * step_keys;
-    const Index begin = split * per_split;
+    // Keys [begin, end) in steps; the warps take turns, each as often in every part but the last.
+    constexpr int turn_keys = warps * step_keys;
+    const Index split_keys =
+        ((problem.S + p.splits - 1) / p.splits + turn_keys - 1) / turn_keys * turn_keys;
+    const int split_steps = static_cast<int>(split_keys / step_keys);
+    const Index begin = first_split * split_keys;
     const Index limit = problem.visible(problem.L - 1);
-    const Index end = begin + per_split < limit ? begin + per_split : limit;
+    const Index end = begin + splits * split_keys < limit ? begin + splits * split_keys : limit;
     const int steps =
         end <= begin ? 0 : static_cast<int>((end - begin + step_keys - 1) / step_keys);
 
     const std::uint32_t query_tile = shared_address(shared);
     const std::uint32_t ring = query_tile + Shape::query_bytes + warp * Shape::warp_bytes;
+    constexpr bool once =
+        true;  // no other block reads these keys and values, for up to 16 packed rows
     const auto copy_step = [&](int step) {
         if (step >= steps) return;
         const Index at = begin + static_cast<Index>(step) * step_keys;
         const std::uint32_t to = ring + step / warps % Shape::stages * Shape::stage_bytes;
-        copy_tile<step_keys, HD, 32>(to, key + at * p.key_stride.row, p.key_stride.row, end - at,
-                                     p.query_columns, lane);
-        copy_tile<step_keys, HD, 32>(to + Shape::tile_bytes, value + at * p.value_stride.row,
-                                     p.value_stride.row, end - at, p.value_columns, lane);
+        copy_tile<step_keys, HD, 32, once>(to, key + at * p.key_stride.row, p.key_stride.row,
+                                           end - at, p.query_columns, lane);
+        copy_tile<step_keys, HD, 32, once>(to + Shape::tile_bytes, value + at * p.value_stride.row,
+                                           p.value_stride.row, end - at, p.value_columns, lane);
     };
 
     for (int i = threadIdx.x; i < tile_rows * HD / 8; i += 32 * warps) {
@@ -144,108 +156,127 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, Inde
     const MaskRow masks[2] = {{problem, b, mine[0].exists ? mine[0].h : 0, mine[0].i},
                               {problem, b, mine[1].exists ? mine[1].h : 0, mine[1].i}};
     const float unit = masked ? Rows::log2_e : p.unit;
-    Rows rows;
-    rows.clear();
-    for (int step = warp; step < steps; step += warps) {
-        copy_step(step + (Shape::stages - 1) * warps);
-        copy_async_commit();
-        copy_async_wait<Shape::stages - 1>();
-        __syncwarp();  // this step has arrived for all lanes
-        const std::uint32_t stage = ring + step / warps % Shape::stages * Shape::stage_bytes;
-        if (second) {
-            make_finite<T>(shared + (stage - query_tile) + Shape::tile_bytes, Shape::tile_bytes,
-                           lane, 32);
-            __syncwarp();
-        }
-        typename Rows::Scores score;
-        typename Rows::Weights weights;
-        Rows::multiply(score, fragments, stage + key_lane);
-        const Index first_key = begin + static_cast<Index>(step) * step_keys + 2 * (lane % 4);
-        if (masked || first_key + step_keys > problem.visible(0)) {
-#pragma unroll
-            for (int n = 0; n < 2; ++n)
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    const PackedRow& row = mine[i / 2];
-                    const Index j = first_key + 8 * n + i % 2;
-                    float& s = score[0][n][i];
-                    if (!row.exists || j >= problem.visible(row.i))
-                        s = -CUDART_INF_F;
-                    else if constexpr (masked) {
-                        const float mask = masks[i / 2].template at<float>(j);
-                        s = mask == -CUDART_INF_F ? mask : fmaf(s, p.scale, mask);
-                    }
-                }
-        }
-        rows.grow(score, unit);
-        rows.weigh(score, unit, weights);
-        rows.add_values(weights, stage + value_lane);
-        __syncwarp();  // the step may be overwritten
-    }
-    copy_async_wait<0>();
-    __syncwarp();
-    float check = 0;  // NaN if any element is NaN or infinite
-#pragma unroll
-    for (int n = 0; n < HD / 8; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) check += 0 * rows.out[0][n][i];
-    //! [split kernel]
-
-    // ---- the warps' results, each normalised, with its logsumexp; then one row by one
-    __syncthreads();
-    rows.finish_sums();
+    float* results = reinterpret_cast<float*>(shared + Shape::results_at);  // (warps, 4, HD)
     __shared__ RowState<float> state[warps][tile_rows];
-    float* out = reinterpret_cast<float*>(shared + Shape::query_bytes);  // (warps, 16, HD)
+    const Index packed_left =
+        problem.Hq / problem.H * problem.L - static_cast<Index>(tile) * tile_rows;
+    const int rows_here = packed_left < tile_rows ? static_cast<int>(packed_left) : tile_rows;
+    float check = 0;  // NaN if any element is NaN or infinite
+    int step = warp;
+    for (int split = 0; split < splits; ++split) {
+        Rows rows;
+        rows.clear();
+        const int split_end = min(steps, (split + 1) * split_steps);
+        for (; step < split_end; step += warps) {
+            copy_step(step + (Shape::stages - 1) * warps);
+            copy_async_commit();
+            copy_async_wait<Shape::stages - 1>();
+            __syncwarp();  // this step has arrived for all lanes
+            const std::uint32_t stage = ring + step / warps % Shape::stages * Shape::stage_bytes;
+            if (second) {
+                make_finite<T>(shared + (stage - query_tile) + Shape::tile_bytes, Shape::tile_bytes,
+                               lane, 32);
+                __syncwarp();
+            }
+            typename Rows::Scores score;
+            typename Rows::Weights weights;
+            Rows::multiply(score, fragments, stage + key_lane);
+            const Index first_key = begin + static_cast<Index>(step) * step_keys + 2 * (lane % 4);
+            if (masked || first_key + step_keys > problem.visible(0)) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const int row = lane / 4 + 8 * half;
-        const float inverse = rows.sum[0][half] == 0 ? 0.0f : 1 / rows.sum[0][half];
+                for (int n = 0; n < 2; ++n)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) {
+                        const PackedRow& row = mine[i / 2];
+                        const Index j = first_key + 8 * n + i % 2;
+                        float& s = score[0][n][i];
+                        if (!row.exists || j >= problem.visible(row.i))
+                            s = -CUDART_INF_F;
+                        else if constexpr (masked) {
+                            const float mask = masks[i / 2].template at<float>(j);
+                            s = mask == -CUDART_INF_F ? mask : fmaf(s, p.scale, mask);
+                        }
+                    }
+            }
+            rows.grow(score, unit);
+            rows.weigh(score, unit, weights);
+            rows.add_values(weights, stage + value_lane);
+            __syncwarp();  // the step may be overwritten
+        }
+        //! [split kernel]
+
+        // ---- the warps' results, each normalised, row by row; the pipeline runs on meanwhile
+        rows.finish_sums();
 #pragma unroll
         for (int n = 0; n < HD / 8; ++n)
-            *reinterpret_cast<float2*>(&out[(warp * tile_rows + row) * HD + 8 * n + lane % 4 * 2]) =
-                make_float2(rows.out[0][n][2 * half] * inverse,
-                            rows.out[0][n][2 * half + 1] * inverse);
-        if (lane % 4 == 0) state[warp][row] = {rows.max[0][half], rows.sum[0][half]};
-    }
-    __syncthreads();
-    for (int row = warp; row < tile_rows; row += warps) {
-        const PackedRow packed(problem, hk, tile * tile_rows + row);
-        if (!packed.exists) continue;
-        float* to = partial + partial_at(p, b, packed.h, packed.i, split);
-        float share;
-        const RowState<float> whole =
-            merge_lanes(lane < warps ? state[lane][row] : RowState<float>{}, unit, share);
-        for (Index e = lane; e - lane < problem.Ev; e += 32) {
-            float sum = 0;
 #pragma unroll
-            for (int w = 0; w < warps; ++w) {
-                const float part = __shfl_sync(~0u, share, w);
-                if (e < HD) sum += part * out[(w * tile_rows + row) * HD + e];
+            for (int i = 0; i < 4; ++i) check += 0 * rows.out[0][n][i];
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            if (lane % 4 == 0)
+                state[warp][lane / 4 + 8 * half] = {rows.max[0][half], rows.sum[0][half]};
+#pragma unroll
+        for (int first = 0; first < tile_rows; first += merge_rows) {
+            if (first >= rows_here) break;
+            const int half = first / 8, local = lane / 4 - first % 8;
+            if (local >= 0 && local < merge_rows) {
+                const float sum = rows.sum[0][half], inverse = sum == 0 ? 0.0f : 1 / sum;
+#pragma unroll
+                for (int n = 0; n < HD / 8; ++n)
+                    *reinterpret_cast<float2*>(
+                        &results[(warp * merge_rows + local) * HD + 8 * n + lane % 4 * 2]) =
+                        make_float2(rows.out[0][n][2 * half] * inverse,
+                                    rows.out[0][n][2 * half + 1] * inverse);
             }
-            if (e < problem.Ev) to[e] = sum;
-        }
-        // A row that sees a value that is not finite: NaN makes the merge compute it key by key.
-        const bool spoilt = second && meets_infinite<T>(problem, b, packed.h, packed.i, begin, end);
-        if (lane == 0) {
-            to[problem.Ev] = whole.max;
-            to[problem.Ev + 1] = spoilt ? CUDART_NAN_F : whole.sum;
+            __syncthreads();  // the results of these rows are there
+            const int row = first + warp;
+            if (row < rows_here) {
+                const PackedRow packed(problem, hk, tile * tile_rows + row);
+                float* to = partial + partial_at(p, b, packed.h, packed.i, first_split + split);
+                float share;
+                const RowState<float> whole =
+                    merge_lanes(lane < warps ? state[lane][row] : RowState<float>{}, unit, share);
+                for (Index e = lane; e - lane < problem.Ev; e += 32) {
+                    float sum = 0;
+#pragma unroll
+                    for (int w = 0; w < warps; ++w) {
+                        const float part = __shfl_sync(~0u, share, w);
+                        if (e < HD) sum += part * results[(w * merge_rows + warp) * HD + e];
+                    }
+                    if (e < problem.Ev) to[e] = sum;
+                }
+                // A row that sees a value that is not finite: NaN makes the merge compute it key
+                // by key.
+                const Index from = begin + split * split_keys;
+                const bool spoilt =
+                    second && meets_infinite<T>(problem, b, packed.h, packed.i, from,
+                                                from + split_keys < end ? from + split_keys : end);
+                if (lane == 0) {
+                    to[problem.Ev] = whole.max;
+                    to[problem.Ev + 1] = spoilt ? CUDART_NAN_F : whole.sum;
+                }
+            }
+            __syncthreads();  // they have been read
         }
     }
+    copy_async_wait<0>();
     return check == 0;
 }
 
 /// Not inlined: the registers of the first time are not to know of the second.
 template <class Shape, bool masked>
-__device__ __noinline__ void attend_again(const MmaProblem& p, float* partial, Index first_block) {
-    attend<Shape, masked, true>(p, partial, first_block);
+__device__ __noinline__ void attend_again(const MmaProblem& p, float* partial, int run,
+                                          Index first_block) {
+    attend<Shape, masked, true>(p, partial, run, first_block);
 }
 
 template <class Shape, bool masked>
 __global__ void __launch_bounds__(32 * warps)
-    split_kernel(const __grid_constant__ MmaProblem p, float* partial, Index first_block) {
-    const bool finite = attend<Shape, masked, false>(p, partial, first_block);
+    split_kernel(const __grid_constant__ MmaProblem p, float* partial, int run, Index first_block) {
+    start_next_kernel();
+    const bool finite = attend<Shape, masked, false>(p, partial, run, first_block);
     if (can_hide(p.problem) && __syncthreads_or(!finite))
-        attend_again<Shape, masked>(p, partial, first_block);
+        attend_again<Shape, masked>(p, partial, run, first_block);
 }
 
 //! [merge kernel]
@@ -253,6 +284,7 @@ __global__ void __launch_bounds__(32 * warps)
 template <class T>
 __global__ void __launch_bounds__(merge_threads)
     merge_kernel(const __grid_constant__ MmaProblem p, const float* partial, Index first_block) {
+    wait_for_last_kernel();
     const Problem& problem = p.problem;
     Index index = first_block + blockIdx.x;
     const Index i = index % problem.L, h = (index /= problem.L) % problem.Hq,
@@ -299,19 +331,30 @@ __global__ void __launch_bounds__(merge_threads)
 }
 //! [merge kernel]
 
+/// \brief Parts for each block: as many as leave four blocks, two at a time, for a multiprocessor.
+int parts_of_block(const MmaProblem& p) {
+    const Index tiles = p.problem.B * p.problem.H * p.query_tiles;
+    const Index places = 4 * (multiprocessors() > 0 ? multiprocessors() : 1);
+    const Index runs = places / tiles;  // of a tile
+    if (runs > 0) return static_cast<int>((p.splits + runs - 1) / runs);
+    const Index run = tiles * p.splits / (2 * places);
+    return static_cast<int>(run < 1 ? 1 : (run < p.splits ? run : p.splits));
+}
+
 template <class T, int HeadDim>
 void launch_both(const MmaProblem& p, float* partial, cudaStream_t stream) {
     using Shape = SplitShape<T, HeadDim>;
     const Problem& problem = p.problem;
-    const Index blocks = problem.B * problem.H * p.query_tiles * p.splits;
+    const int run = parts_of_block(p);
+    const Index blocks = problem.B * problem.H * p.query_tiles * ((p.splits + run - 1) / run);
     if (problem.mask_kind == MaskKind::none)
         launch<split_kernel<Shape, false>>(blocks, 32 * warps, Shape::shared_bytes, stream, p,
-                                           partial);
+                                           partial, run);
     else
         launch<split_kernel<Shape, true>>(blocks, 32 * warps, Shape::shared_bytes, stream, p,
-                                          partial);
-    launch<merge_kernel<T>>(problem.B * problem.Hq * problem.L, merge_threads, 0, stream, p,
-                            static_cast<const float*>(partial));
+                                          partial, run);
+    launch_early<merge_kernel<T>>(problem.B * problem.Hq * problem.L, merge_threads, 0, stream, p,
+                                  static_cast<const float*>(partial));
 }
 
 }  // namespace

@@ -55,8 +55,8 @@ struct Place {
 
 /// \brief Starts the copy of `Rows` rows of 16-bit elements to a swizzled tile in shared memory;
 ///        rows from `rows_left` on and columns from `columns` on become zeros. The work of
-///        `thread`.
-template <int Rows, int HeadDim, int Threads>
+///        `thread`. `once`: see `copy_async_16`.
+template <int Rows, int HeadDim, int Threads, bool once = false>
 __device__ inline void copy_tile(std::uint32_t to, const std::uint16_t* from, Index stride,
                                  Index rows_left, int columns, unsigned thread) {
     constexpr int pieces = HeadDim / 8;  // of 16 bytes in a row
@@ -69,7 +69,7 @@ __device__ inline void copy_tile(std::uint32_t to, const std::uint16_t* from, In
     if (valid_rows == Rows) {  // all but the last tile of a head
 #pragma unroll
         for (int i = 0; i < Rows / step; ++i) {
-            copy_async_16(to + swizzled<2 * HeadDim>(first + i * step, piece), source);
+            copy_async_16<once>(to + swizzled<2 * HeadDim>(first + i * step, piece), source);
             source += step * stride;
         }
         return;

@@ -66,6 +66,23 @@ Availability probe(int capability, const void* kernel) {
     return {};
 }
 
+namespace {
+int attribute(cudaDeviceAttr which) {
+    int device = 0, value = 0;
+    if (cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&value, which, device) == cudaSuccess)
+        return value;
+    cudaGetLastError();
+    return 0;
+}
+}  // namespace
+
+int compute_capability() {
+    return 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+           attribute(cudaDevAttrComputeCapabilityMinor);
+}
+int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
+
 OnDevice::OnDevice(DeviceId device) {
     check(cudaGetDevice(&previous_), "cudaGetDevice");
     if (previous_ == device) return;

@@ -67,13 +67,15 @@ class Workspace {
 
 inline cudaStream_t stream_of(const Problem& p) { return static_cast<cudaStream_t>(p.stream); }
 
-/// \brief Queues `kernel(args...)`; more than 48 KB of shared memory is asked for once per device.
-/// \param blocks  may exceed 2^31 - 1: the kernel gets `first_block` as its last argument and is
-///                launched as often as needed. It finds its work at first_block + blockIdx.x.
-/// \tparam most_shared_bytes  of all calls, where these differ
-template <auto kernel, int most_shared_bytes = 0, class... Args>
-void launch(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
-            const Args&... args) {
+/// \brief Of the current device: 90 for 9.0; and its multiprocessors. 0 if there is none.
+int compute_capability();
+int multiprocessors();
+
+/// \brief What `launch` and `launch_early` share.
+/// \param early  see `launch_early`
+template <auto kernel, int most_shared_bytes, class... Args>
+void queue(bool early, std::int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
+           const Args&... args) {
     static std::atomic<std::uint64_t> configured{0};  // one bit per device
     if (shared_bytes > 48 * 1024) {
         int device = 0;
@@ -87,6 +89,9 @@ void launch(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t str
             configured.fetch_or(bit);
         }
     }
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
     constexpr std::int64_t most = 0x7fffffff;
     for (std::int64_t first = 0; first < blocks; first += most) {
         cudaLaunchConfig_t config{};
@@ -94,8 +99,29 @@ void launch(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t str
         config.blockDim = dim3(static_cast<unsigned>(threads));
         config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
         config.stream = stream;
+        config.attrs = &attribute;
+        config.numAttrs = early && first == 0 ? 1 : 0;
         check(cudaLaunchKernelEx(&config, kernel, args..., first), "kernel launch");
     }
+}
+
+/// \brief Queues `kernel(args...)`; more than 48 KB of shared memory is asked for once per device.
+/// \param blocks  may exceed 2^31 - 1: the kernel gets `first_block` as its last argument and is
+///                launched as often as needed. It finds its work at first_block + blockIdx.x.
+/// \tparam most_shared_bytes  of all calls, where these differ
+template <auto kernel, int most_shared_bytes = 0, class... Args>
+void launch(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
+            const Args&... args) {
+    queue<kernel, most_shared_bytes>(false, blocks, threads, shared_bytes, stream, args...);
+}
+/// \brief The same for a kernel whose blocks may take their places before the kernel queued before
+///        it has ended, from sm_90 on. It must call `wait_for_last_kernel` before it touches global
+///        memory, and that one may call `start_next_kernel` (mma.cuh).
+template <auto kernel, int most_shared_bytes = 0, class... Args>
+void launch_early(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
+                  const Args&... args) {
+    queue<kernel, most_shared_bytes>(compute_capability() >= 90, blocks, threads, shared_bytes,
+                                     stream, args...);
 }
 
 /// \brief Calls `run` with every tensor on a device: at once for device tensors, with that device

@@ -29,8 +29,20 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
 
 /// \brief Starts a copy of 16 bytes from global to shared memory. Both addresses are multiples
 /// of 16.
+/// \tparam once  nobody reads them again: the first to leave the L2 cache
+template <bool once = false>
 __device__ inline void copy_async_16(std::uint32_t to, const void* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+    if constexpr (once)
+        asm volatile(
+            "{\n"
+            ".reg .b64 policy;\n"
+            "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+            "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, policy;\n"
+            "}" ::"r"(to),
+            "l"(from)
+            : "memory");
+    else
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 /// \brief The same if `valid`; otherwise writes zeros, and `from` may point anywhere. (Not the
 ///        form of cp.async with a size of 0: it may still touch the address.)
@@ -51,6 +63,20 @@ __device__ inline void copy_async_commit() { asm volatile("cp.async.commit_group
 template <int Pending>
 __device__ inline void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+/// \brief The next kernel in the stream may take free places from now on, if it was queued by
+///        `launch_early`. From sm_90 on; before, it waits for the end.
+__device__ inline void start_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+/// \brief Waits until the kernel queued before this one has ended and its writes are seen.
+__device__ inline void wait_for_last_kernel() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 /// \brief Four 8 x 8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix

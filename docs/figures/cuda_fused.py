@@ -1,30 +1,32 @@
-"""Tier cuda_fused: shared-memory banks of a warp that writes a tile, by the source's own formula."""
+"""Tier cuda_fused: shared-memory banks of lanes that read a tile, by the source's own formula."""
 import re
 
 import matplotlib.pyplot as plt
 
 from figures import GREY, save
 
-ZH = {"as it lies: column = row\n{} turns": "照原样：列 = 行\n{} 轮", "column = row ^ {}\n{} turns": "列 = 行 ^ {}\n{} 轮",
-      "bank": "存储体", "lanes that write to it": "写它的线程数"}
+ZH = {"as it lies: row * 32 + 4 * piece\n{} turns": "照原样：行 * 32 + 4 * 段\n{} 轮",
+      "as gpu/cuda_fused.cu places it\n{} turns": "gpu/cuda_fused.cu 的放法\n{} 轮",
+      "bank": "存储体", "lanes that read from it": "读它的线程数"}
 
 
 def draw(folder, root, facts):
     source = (root / "gpu/cuda_fused.cu").read_text()
-    formula = re.search(r"swizzle\(int e, int row\) \{ return (.*?); \}", source)[1]
+    formula = re.search(r"swizzle\(int row, int piece\) \{\s+return (.*?);", source)[1]
     swizzle = compile(formula.replace("/", "//"), "cuda_fused.cu", "eval")
     figure, both = plt.subplots(1, 2, figsize=(7.2, 3.0), sharey=True)
-    for axes, title, column in (
-            (both[0], "as it lies: column = row", lambda e, row: row),
-            (both[1], f"column = {formula}", lambda e, row: eval(swizzle, {"e": e, "row": row}))):
+    for axes, title, place in (
+            (both[0], "as it lies: row * 32 + 4 * piece", lambda row, piece: row * 32 + 4 * piece),
+            (both[1], "as gpu/cuda_fused.cu places it",
+             lambda row, piece: eval(swizzle, {"row": row, "piece": piece, "Turns": 8}))):
         wanted = {}
-        for lane in range(32):  # lane holds row lane / 8 and channel lane % 8 * 4
-            e, row = lane % 8 * 4, lane // 8
-            wanted.setdefault((e * 128 + column(e, row)) % 32, []).append(lane)
+        for lane in range(8):  # a lane reads piece 0 of row `lane`, four floats
+            for n in range(4):
+                wanted.setdefault((place(lane, 0) + n) % 32, []).append(lane)
         for bank in range(32):
             count = len(wanted.get(bank, []))
             axes.bar(bank, count, color="#d55e00" if count > 1 else "#009e73")
         axes.set_title(f"{title}\n{max(map(len, wanted.values()))} turns", fontsize=10)
         axes.set_xlabel("bank")
-    both[0].set_ylabel("lanes that write to it", color=GREY)
+    both[0].set_ylabel("lanes that read from it", color=GREY)
     save(figure, folder, "cuda_fused_banks")

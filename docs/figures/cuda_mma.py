@@ -124,7 +124,7 @@ def timelines(folder, root):
                    {"copy": r"copy_keys\(next, stage \^ 1\)", **steps,
                     "wait": r"copy_async_wait<(\d+)>\(\);\s*__syncthreads"})
     stages = int(re.search(r"int stages = (\d+);", split.read_text())[1])
-    many = in_order(split, loop_of(split, "for (int step = warp; step < steps; step += warps) {"),
+    many = in_order(split, loop_of(split, "for (; step < split_end; step += warps) {"),
                     {"copy": r"copy_step\(step \+ \(Shape::stages - 1\) \* warps\)",
                      "wait": r"copy_async_wait<Shape::(stages - 1)>", **steps})
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(8.2, 5.0), height_ratios=[3, stages + 1])

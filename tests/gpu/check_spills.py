@@ -15,7 +15,7 @@ import sys
 from source_hash import ROOT, source_hash
 
 #: Kernels on the fast path. The second passes run for hidden numbers that are not finite alone.
-FAST = re.compile(r"\b(mma_kernel|split_kernel<|merge_kernel|float32_kernel|int8_kernel|"
+FAST = re.compile(r"\b(mma_kernel|split_kernel<|merge_kernel|float32_kernel|tiled_float32_kernel|layout_kernel|int8_kernel|"
                   r"int8_fused_kernel|measure_kernel|quantize_kernel)")
 
 

@@ -6,10 +6,10 @@
 
 namespace attn::exercises {
 
-int column(int e, int row);
+int place(int row, int piece);
 
 namespace {
-constexpr int rows = 128, channels = 32;
+constexpr int rows = 128, pieces = 8;
 
 /// Turns that a warp needs: the largest number of different floats in one bank.
 int turns(const std::vector<int>& floats) {
@@ -22,31 +22,26 @@ int turns(const std::vector<int>& floats) {
 }  // namespace
 
 std::vector<Answer> check() {
-    bool permutation = true, together = true;
-    for (int e = 0; e < channels; ++e) {
-        std::set<int> seen;
-        for (int row = 0; row < rows; ++row) {
-            const int at = column(e, row);
-            permutation &= at >= 0 && at < rows && seen.insert(at).second;
-            together &= at == column(e, row / 4 * 4) + row % 4 && column(e, row / 4 * 4) % 4 == 0;
+    bool own = true, within = true;
+    std::set<int> seen;
+    for (int row = 0; row < rows; ++row)
+        for (int piece = 0; piece < pieces; ++piece) {
+            const int at = place(row, piece);
+            own &= seen.insert(at).second;
+            within &= at / 32 == row && at % 4 == 0;
         }
-    }
-    // As load_transposed writes: lane i holds row i / 8 and channels i % 8 * 4 + n.
-    int writing = 0;
-    for (int first = 0; first < rows; first += 4)
-        for (int n = 0; n < 4; ++n) {
+    // As the product reads: eight lanes, one piece of eight neighbouring rows, four floats each.
+    int reading = 0;
+    for (int first = 0; first < rows; first += 8)
+        for (int piece = 0; piece < pieces; ++piece) {
             std::vector<int> floats;
-            for (int lane = 0; lane < 32; ++lane) {
-                const int e = lane % 8 * 4 + n, row = first + lane / 8;
-                floats.push_back(e * rows + column(e, row));
-            }
-            writing = std::max(writing, turns(floats));
+            for (int lane = 0; lane < 8; ++lane)
+                for (int n = 0; n < 4; ++n) floats.push_back(place(first + lane, piece) + n);
+            reading = std::max(reading, turns(floats));
         }
-    return {
-        claim("every row has its own column", permutation, "a column is missing or taken twice"),
-        claim("four rows stay together", together,
-              "a float4 would not hold four neighbouring rows"),
-        compare("turns to write", writing, 1)};
+    return {claim("every piece has its own place", own, "a place is taken twice"),
+            claim("a piece stays in its row", within, "a row would not be copied as a whole"),
+            compare("turns to read", reading, 1)};
 }
 
 }  // namespace attn::exercises

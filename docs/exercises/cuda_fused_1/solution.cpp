@@ -1,6 +1,6 @@
 namespace attn::exercises {
 
-/// Column of a (32, 128) tile in which element (e, row) lies.
-int column(int e, int row) { return row ^ (e / 4 % 8 * 4); }
+/// Where, in rows of 32 floats, the piece of four floats `piece` of a row lies.
+int place(int row, int piece) { return row * 32 + 4 * (piece ^ row % 8); }
 
 }  // namespace attn::exercises

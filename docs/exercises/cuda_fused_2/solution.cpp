@@ -1,9 +1,9 @@
 namespace attn::exercises {
 
-/// Elements that one head reads; L a multiple of 128, S of 64, E of 32.
+/// Elements that one head reads; L and S multiples of 128, E of 32.
 long long elements_read(long long L, long long S, long long E, long long Ev) {
-    const long long round = 128 * E + 64 * E + 64 * Ev;  // query, key and value tile
-    return L / 128 * (S / 64) * round;
+    const long long round = 128 * E + 128 * E + 128 * Ev;  // query, key and value tile
+    return L / 128 * (S / 128) * round;
 }
 
 }  // namespace attn::exercises
