@@ -5,8 +5,9 @@ import matplotlib.pyplot as plt
 
 from figures import GREY, save
 
-ZH = {"as it lies: column = row\n{} turns": "照原样：列 = 行\n{} 轮", "column = row ^ {}\n{} turns": "列 = 行 ^ {}\n{} 轮",
-      "bank": "存储体", "lanes that write to it": "写它的线程数"}
+ZH = {"as it lies: row * 32 + 4 * piece\n{} turns": "照原样：行 * 32 + 4 * 段\n{} 轮",
+      "as gpu/cuda_fused.cu places it\n{} turns": "gpu/cuda_fused.cu 的放法\n{} 轮",
+      "bank": "存储体", "lanes that read from it": "读它的线程数"}
 
 
 def draw(folder, root, facts):
