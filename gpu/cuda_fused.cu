@@ -9,7 +9,7 @@
 ///     shared memory  stage   (2, 2, 128, 32)  two stages: a chunk of 32 columns of the query tile
 ///                                             and of the key tile, or 64 rows of values
 ///                    weight  (8, 2, 16, 32)   of each warp's 16 rows, for 64 keys at a time
-///                    out     (128, 128)       for 128 columns: each thread reads and writes its own
+///                    out     (128, 128)       for 128 columns; each thread has places of its own
 ///     registers      score   (8, 8)           of a thread: 8 rows x 8 keys
 ///                    tile_out (8, Columns/16) of a thread: what a tile of keys adds to out
 ///
@@ -23,11 +23,10 @@
 ///
 /// Bank conflicts: see `swizzle`.
 ///
-/// Occupancy: 96 KB of shared memory for 64 columns, 160 KB for 128 (a device with less takes them 64
-/// at a time), and at most 255 registers for 256 threads: one block, 8 warps, on a multiprocessor.
-/// That is enough because a thread has 64 independent multiply-adds in flight.
-/// Limits: E and Ev up to 256; Ev above 128 is split over blocks, which then compute the scores
-/// again. Taught in \ref tier_cuda_fused.
+/// Occupancy: 96 KB of shared memory for 64 columns, 160 KB for 128 (a device with less takes 64 at
+/// a time), and at most 255 registers for 256 threads: one block, 8 warps, on a multiprocessor.
+/// That is enough because a thread has 64 independent multiply-adds in flight. Limits: E and Ev up
+/// to 256; Ev above 128 is split over blocks, which then compute the scores again.
 ///
 /// \par Source
 /// Dao et al. 2022 (FlashAttention), algorithm 1; the loop order of FlashAttention-2.

@@ -31,8 +31,6 @@ constexpr int groups = 2;  // of four warps
 constexpr int query_rows = 64 * groups, keys = 64;
 constexpr int consumers = 128 * groups;   // threads
 constexpr int threads = consumers + 128;  // and four warps, of which one copies
-// 168 registers of a thread at the start, 64512 in all, are dealt out anew.
-constexpr int consumer_registers = 232, copier_registers = 40;
 constexpr int plane_columns = 64;
 
 template <int HeadDim>
@@ -47,6 +45,9 @@ struct HopperShape : MmaShape<bfloat16, HeadDim, 4 * groups, 1, keys, false> {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// 168 registers of a thread at the start, 64512 in all, are dealt out anew.
+constexpr int consumer_registers = 232, copier_registers = 40;
 
 /// Descriptor steps: units of 16 bytes.
 template <class Shape>
