@@ -169,11 +169,12 @@ def main():
         if save and kernels:
             write(args.to / "gpu_ptxas.json", "registers, spills and shared memory of each kernel",
                   dict(kernels=kernels))
-    results = {}
-    if everything or args.test:
-        results["tests"] = test(args)
-    if everything or args.sanitize:
-        results["sanitizers"] = sanitize(args)
+    # Neither is timed: side by side.
+    parts = {"tests": (test, everything or args.test),
+             "sanitizers": (sanitize, everything or args.sanitize)}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        running = {name: pool.submit(part, args) for name, (part, wanted) in parts.items() if wanted}
+        results = {name: part.result() for name, part in running.items()}
     if results:
         runs = [r for part in results.values() for r in part.values()]
         green = all(r["exit"] == 0 and r["failed"] == 0 and r["cases"] > 0 for r in runs)
