@@ -53,6 +53,8 @@ class QuantizedHead {
                 double& step = value_step_[j / value_block * Ev + c];
                 step = std::max(step, std::abs(v[j * Ev + c]) / quantized_levels);
             }
+        for (double& step : value_step_)  // all below the least become 0: off by their whole size
+            if (step * quantized_levels < quantizable_least) step *= 2 * quantized_levels;
     }
 
     /// \brief The allowances of row i.

@@ -331,11 +331,10 @@ void run_sound(Bytes& bytes) {
             expect_same(logsumexp, tier->name, "logsumexp");
         else
             expect_gaps_untouched(logsumexp, tier->name, "logsumexp");
-        if (tier->accuracy.quantized) continue;  // its bound is for data that does not aim at it
-        const double weight_error = attn::weight_error_of(*tier, dtype);
-        expect_right(attn::judge(out.view, want, weight_error), *tier, "out");
+        const attn::Allowance allowance(*tier, dtype);
+        expect_right(attn::judge(out.view, want, allowance), *tier, "out");
         if (!execution.logsumexp.absent())
-            expect_right(attn::judge_logsumexp(logsumexp.view, want, weight_error), *tier,
+            expect_right(attn::judge_logsumexp(logsumexp.view, want, allowance), *tier,
                          "logsumexp");
     }
 }
