@@ -1,22 +1,18 @@
-"""ctest's "gpu record": passed if there are records of these sources, of the GPU tiers' tests and of
-the Python module's, and all are green; failed if one of them is not green; else skipped (ATTN-SKIP):
-there is none, or the sources have changed since."""
+"""ctest's "gpu record" (kind gpu_tests: the GPU tiers' tests) and "gpu python record" (kind gpu_python:
+the Python module's): passed if there is a record of these sources and it is green, failed if it is not
+green; else skipped (ATTN-SKIP): there is none, or the sources have changed since."""
 import json
 import sys
 
 from source_hash import ROOT, source_hash
 
-missing, green = [], True
-for kind in ("gpu_tests", "gpu_python"):
-    paths = sorted((ROOT / "docs/measured").glob(f"{kind}_*.json"))
-    records = {path.name: json.loads(path.read_text()) for path in paths}
-    fresh = {name: r for name, r in records.items() if r["source_hash"] == source_hash()}
-    for name, record in fresh.items():
-        print(f"{name}: {record['machine']['gpu']}, {record['date']}, green: {record['green']}")
-        green = green and record["green"]
-    if not fresh:
-        missing.append(f"{kind} ({len(records)} of other sources)")
-if green and missing:
-    print(f"ATTN-SKIP: of these sources ({source_hash()}) there is no record {', no '.join(missing)}. "
+kind = sys.argv[1]
+paths = sorted((ROOT / "docs/measured").glob(f"{kind}_*.json"))
+records = {path.name: json.loads(path.read_text()) for path in paths}
+fresh = {name: r for name, r in records.items() if r["source_hash"] == source_hash()}
+for name, record in fresh.items():
+    print(f"{name}: {record['machine']['gpu']}, {record['date']}, green: {record['green']}")
+if not fresh:
+    print(f"ATTN-SKIP: no record {kind} of these sources ({source_hash()}), {len(records)} of others. "
           "Run ./run gpu on a machine with a GPU.")
-sys.exit(not green)
+sys.exit(not all(record["green"] for record in fresh.values()))
