@@ -166,7 +166,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = warp / 4;
     const std::uint32_t barriers = memory + Shape::barriers_at;
     const std::uint32_t key_full = barriers, key_empty = barriers + 8, value_full = barriers + 16,
-                        value_empty = barriers + 24, query_full = barriers + 32;
+                        value_empty = barriers + 24, query_full = barriers + 32, go = barriers + 40;
 
     const Place<Shape> place(p, first_block);
     const Index b = place.b, h = place.h, hk = problem.key_head(h);
@@ -182,6 +182,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
             barrier_set(barrier, 1);
         for (const std::uint32_t barrier : {key_empty, value_empty})
             barrier_set(barrier, consumers / 32);
+        barrier_set(go, 4);
         fence_shared_for_wgmma();
     }
     __syncthreads();  // the barriers are there
@@ -223,9 +224,9 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
         barrier_wait(key_full, j % 2);
         // The second group starts when the first has its scores: from then on one computes
         // products while the other computes weights.
-        if (j == 0 && group == 1) barrier_of(1, consumers);
+        if (j == 0 && group == 1) barrier_wait(go, 0);
         if (j < group_tiles) multiply<Shape>(score[0], query, key);
-        if (j == 0 && group == 0) barrier_of(1, consumers);
+        if (j == 0 && group == 0 && lane == 0) barrier_arrive(go);
         if (lane == 0) barrier_arrive(key_empty);
         std::uint32_t weights[parts][keys / 16][4];
         if (j < group_tiles) {
