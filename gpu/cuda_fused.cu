@@ -26,8 +26,9 @@
 /// Occupancy: 96 KB of shared memory for 64 columns, 160 KB for 128 (a device with less takes 64 at
 /// a time), and at most 255 registers for 256 threads: one block, 8 warps, on a multiprocessor.
 /// That is enough because a thread has 64 independent multiply-adds in flight. Limits: E and Ev up
-/// to 256; Ev above 128 is split over blocks, which then compute the scores again. Taught in \ref
-/// tier_cuda_fused.
+/// to 256; Ev above 128 is split over blocks, which then compute the scores again.
+///
+/// Taught in \ref tier_cuda_fused.
 ///
 /// \par Source
 /// Dao et al. 2022 (FlashAttention), algorithm 1; the loop order of FlashAttention-2.
