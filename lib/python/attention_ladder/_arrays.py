@@ -150,7 +150,9 @@ def _current_stream(out: Any) -> int:
 
 def _ready(array: Any, stream: int) -> Any:
     """An array on a GPU as a DLPack capsule; its own library lets `stream` wait until it is there."""
-    if array is None or array.__dlpack_device__()[0] in DLPACK_HOST:
+    if not hasattr(array, "__dlpack_device__"):  # None, or a mistake that the module names
+        return array
+    if array.__dlpack_device__()[0] in DLPACK_HOST:
         return array
     return array.__dlpack__(stream=stream or 1)  # DLPack's 1 is CUDA's default stream
 
