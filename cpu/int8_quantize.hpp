@@ -64,11 +64,7 @@ struct QuantizeScratch {
     Index floats = 0;
 
     QuantizeScratch(const Problem& p, float* memory) {
-        const auto take = [&](Index count) {
-            float* const at = memory == nullptr ? nullptr : memory + floats;
-            floats += lines(count);
-            return at;
-        };
+        const auto take = taker(memory, floats);
         const Index longest = p.E > p.Ev ? p.E : p.Ev;
         line_stride = lines(longest > int8_block ? longest : int8_block);
         line = take(4 * line_stride);

@@ -18,11 +18,7 @@ struct Int8Scratch : TileScratch {
     Word* weight;     ///< (int8_block in words, panel_lanes)
 
     Int8Scratch(const Problem& p, Int8Values values, float* memory) : TileScratch(p, memory) {
-        const auto take = [&](Index count) {
-            float* const at = memory == nullptr ? nullptr : memory + floats;
-            floats += lines(count);
-            return at;
-        };
+        const auto take = taker(memory, floats);
         factor = take(simd_tile_rows);
         smoothed = take(simd_tile_rows);
         bad = reinterpret_cast<Word*>(take(simd_tile_rows));

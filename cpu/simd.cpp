@@ -11,6 +11,7 @@
 ///     simd_panel.hpp        a panel of queries against a tile of keys: the online softmax
 ///     simd_rows.hpp         float16 and bfloat16 are widened on the way in, rounded on the way out
 ///     simd_transpose.hpp    rows in memory become registers of queries, and back
+///     simd_scratch.hpp      a thread's working memory, piece by piece
 ///     simd_layout.hpp       the memory of a tile: queries in, outputs out
 ///     simd_masks.hpp        64 x 64 bits say which tiles to skip and which to mask
 ///     simd_tile.hpp         the loop over the tiles of keys

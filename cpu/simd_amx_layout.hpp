@@ -16,8 +16,7 @@ namespace attn::ATTN_ISA {
 namespace {
 
 /// \brief Tiles of queries that one task takes side by side: they share the planes and pairs that
-/// are
-///        made of keys and values.
+///        are made of keys and values.
 constexpr Index amx_blocks = simd_task_rows / simd_tile_rows;
 
 /// \brief What one tile of queries keeps while it visits the tiles of keys.
@@ -48,11 +47,7 @@ struct AmxScratch {
     Index floats;                    ///< in all
 
     AmxScratch(const Problem& p, float* memory) : tile(p, memory), floats(tile.floats) {
-        const auto take = [&](Index count) {
-            float* const at = memory == nullptr ? nullptr : memory + floats;
-            floats += lines(count);
-            return at;
-        };
+        const auto take = taker(memory, floats);
         const auto take_halves = [&](Index count) {
             return reinterpret_cast<Half*>(take(Count * count / 2));
         };

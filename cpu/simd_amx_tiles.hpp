@@ -64,9 +64,8 @@ enum class Products {
 };
 
 //! [product]
-/// \brief c += a b for 16 x Rows rows and 16 x Columns columns, Rows and Columns 1 or 2. The order
-/// of
-///        the products lets 8 or 10 loads of tiles serve 12 or 16 multiplications.
+/// \brief c += a b for 16 x Rows rows and 16 x Columns columns, Rows and Columns 1 or 2. The
+///        order of the products lets 8 or 10 loads of tiles serve 12 or 16 multiplications.
 /// \param a  (planes, 16 * Rows, depth * steps)
 /// \param b  (planes, steps * 16 pairs, columns, 2)
 /// \param c  (16 * Rows, 16 * Columns), rows `c_row` bytes apart

@@ -23,11 +23,7 @@ struct RowScratch {
     Index floats;  ///< in all
 
     RowScratch(const Problem& p, float* memory) : query_stride(lines(p.E)), floats(0) {
-        const auto take = [&](Index count) {
-            float* const at = memory == nullptr ? nullptr : memory + floats;
-            floats += lines(count);
-            return at;
-        };
+        const auto take = taker(memory, floats);
         query = take(simd_few_rows * query_stride);
         weight = take(simd_few_rows * simd_tile_keys);
         state = take(simd_few_rows * simd_partial_stride(p.Ev));

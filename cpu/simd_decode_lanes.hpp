@@ -1,7 +1,6 @@
 /// \file
-/// \brief One row in a register, for few queries: neighbouring elements of any dtype become lanes,
-/// and
-///        the lanes of a register are summed at the end.
+/// \brief One row in a register, for few queries: neighbouring elements of any dtype become
+///        lanes, and the lanes of a register are summed at the end.
 #pragma once
 
 #include "simd_rows.hpp"

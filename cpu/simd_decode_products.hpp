@@ -1,7 +1,6 @@
 /// \file
 /// \brief Few rows against one tile of keys: scores, weights, sums of values. The three steps of
-/// the
-///        panel, with one row in a register instead of one query in each lane.
+///        the panel, with one row in a register instead of one query in each lane.
 #pragma once
 
 #include "simd_decode_lanes.hpp"

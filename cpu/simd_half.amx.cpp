@@ -15,8 +15,7 @@ namespace attn::ATTN_ISA {
 namespace {
 
 /// \brief Puts 0 in the place of every value that is not finite, and adds what it contributes by
-/// hand
-///        to the rows that give it a weight: in the product, 0 * NaN would reach the others.
+///        hand to the rows that give it a weight: in the product, 0 * NaN would reach the others.
 template <int Count>
 void set_aside_non_finite(Index columns, const AmxBlock& block, const AmxScratch<Count>& scratch) {
     const Index lanes = block.lanes;

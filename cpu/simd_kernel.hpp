@@ -1,7 +1,6 @@
 /// \file
 /// \brief What the tier `simd` asks of its kernels, and the table that holds one copy's kernels.
-/// The
-///        kernels are compiled once per instruction set; simd.cpp picks a table when it runs.
+///        The kernels are compiled once per instruction set; simd.cpp picks a table when it runs.
 #pragma once
 
 #include "isa.hpp"

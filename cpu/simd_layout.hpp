@@ -7,13 +7,11 @@
 #include "simd_masks.hpp"
 #include "simd_microkernel.hpp"
 #include "simd_panel.hpp"
+#include "simd_scratch.hpp"
 #include "simd_transpose.hpp"
 
 namespace attn::ATTN_ISA {
 namespace {
-
-/// \brief Floats rounded up to whole cache lines.
-[[gnu::always_inline]] inline Index lines(Index floats) { return (floats + 15) / 16 * 16; }
 
 /// \brief Row stride of a copied tile of keys or values: one cache line more than whole lines, so
 ///        that a column of a tile does not crowd into a few sets of the cache (4 % at E = 128).
@@ -39,11 +37,7 @@ struct TileScratch {
 
     TileScratch() = default;
     TileScratch(const Problem& p, float* memory) : floats(0) {
-        const auto take = [&](Index count) {
-            float* const at = memory == nullptr ? nullptr : memory + floats;
-            floats += lines(count);
-            return at;
-        };
+        const auto take = taker(memory, floats);
         const Index longest = p.E > p.Ev ? p.E : p.Ev;
         line_stride = lines(longest > simd_tile_keys ? longest : simd_tile_keys);
         const bool half = p.dtype != DType::float32;
@@ -179,8 +173,7 @@ void find_stairs(const std::uint64_t (&allowed)[64], KeyTile& tile) {
 }
 
 /// \brief Reads the masks of a tile of keys. A tile that no row may see is `none`; `tile.allowed`
-/// and
-///        `tile.bias` are set only where some may and some may not.
+///        and `tile.bias` are set only where some may and some may not.
 /// \param allowed  memory for one word per key
 Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index first,
                 const TileScratch& scratch, std::uint64_t (&allowed)[64], KeyTile& tile) {

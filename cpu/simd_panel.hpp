@@ -1,7 +1,7 @@
 /// \file
 /// \brief One panel of queries against one tile of keys: scores, weights, output. The online
-/// softmax
-///        of the tier `online`, with every line acting on all queries of the panel at once.
+///        softmax of the tier `online`, with every line acting on all queries of the panel at
+///        once.
 #pragma once
 
 #include "simd_exp2.hpp"
@@ -38,8 +38,7 @@ struct KeyTile {
 };
 
 /// \brief Calls f(Rows<From>, first key, end key) for the steps of a tile's staircase, From being
-/// the
-///        panel's first vector of queries that sees any of the keys: Vectors if none does.
+///        the panel's first vector of queries that sees any of the keys: Vectors if none does.
 template <int Vectors, bool stairs, class F>
 [[gnu::always_inline]] inline void for_stairs(const KeyTile& tile, int first_lane, F&& f) {
     if constexpr (!stairs) return f(Rows<0>{}, Index{0}, tile.keys);

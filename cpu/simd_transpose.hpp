@@ -1,7 +1,6 @@
 /// \file
 /// \brief Transposing between rows in memory and registers of queries: the price of one query in
-/// each
-///        lane, paid once per task for the queries and once for the outputs.
+///        each lane, paid once per task for the queries and once for the outputs.
 #pragma once
 
 #include "simd_lanes.hpp"
@@ -43,9 +42,8 @@ template <int Step, int first, int... Lane>
          (Step == 1 ? Lane % 4 / 2 + Lane % 2 * width : Lane % 2 + Lane % 4 / 2 * width))...);
 }
 
-/// \brief Transposes `width` rows of four: to[c][r] = row(r)[c]. The rows may lie anywhere. Nothing
-/// is
-///        computed, so an element may be any 32 bits.
+/// \brief Transposes `width` rows of four: to[c][r] = row(r)[c]. The rows may lie anywhere.
+///        Nothing is computed, so an element may be any 32 bits.
 /// \param change  what is done to each register before it is stored
 template <class RowAt, class Change>
 [[gnu::always_inline]] inline void transpose_fours(RowAt row, float* to, Index to_row,

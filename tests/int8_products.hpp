@@ -9,8 +9,7 @@
 namespace attn {
 
 /// \brief a . b by the instruction set's `dot`, or by `portable_dot`. A multiple of 64 numbers;
-/// those
-///        of b are -127 .. 127, those of a 0 .. 255.
+///        those of b are -127 .. 127, those of a 0 .. 255.
 using Int8Products = int (*)(const std::vector<int>& a, const std::vector<int>& b, bool portable);
 
 #define ATTN_COPY(isa)                       \

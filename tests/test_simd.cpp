@@ -1,7 +1,6 @@
 /// \file
 /// \brief What is particular to tier `simd`: its instruction sets, its exponential, its
-/// environment,
-///        its memory. Its results are tested with those of every other tier.
+///        environment, its memory. Its results are tested with those of every other tier.
 #include "harness.hpp"
 #include "isa.hpp"
 #include "simd_kernel.hpp"

@@ -1,8 +1,7 @@
 /// \file
 /// \brief Prints, as JSON, what the course says about the code: the registry, working memory,
-/// errors
-///        under the judge, the order of accesses, a worked example. Pages and figures are made from
-///        it, so that no page can disagree with the library.
+///        errors under the judge, the order of accesses, a worked example. Pages and figures are
+///        made from it, so that no page can disagree with the library.
 #include "int8_facts.hpp"
 #include "trace.hpp"
 

@@ -1,7 +1,6 @@
 /// \file
 /// \brief Prints, as JSON, what the phases of one tile of the tier `simd` take: record_phases.py
-/// runs
-///        it and keeps the result.
+///        runs it and keeps the result.
 #include "simd_phases.hpp"
 
 #include <cstdio>

@@ -1,7 +1,7 @@
 /// \file
 /// \brief The phases of one tile, 64 queries against 64 keys, by the kernel's own functions, on
-/// memory
-///        that stays in the caches. Beside them a loop of multiply-adds in registers: the peak.
+///        memory that stays in the caches. Beside them a loop of multiply-adds in registers: the
+///        peak.
 #include "simd_phases.hpp"
 
 #pragma GCC diagnostic push
