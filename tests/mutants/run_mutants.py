@@ -79,6 +79,10 @@ def main():
         for m in mutants:
             print(f'{m["name"]:32} {m["file"]:34} {m["models"]}')
         return 0
+    flags = set(pathlib.Path("/proc/cpuinfo").read_text().split())
+    for m in [m for m in mutants if m.get("needs", "") not in flags | {""}]:
+        print(f'left out: {m["name"]}: this machine has no {m["needs"]}')
+        mutants.remove(m)
     if not mutants:
         sys.exit(f"no mutant has '{arguments.words}' in its name or file")
     misplaced = [m for m in mutants if (ROOT / m["file"]).read_text().count(m["find"]) != 1]
