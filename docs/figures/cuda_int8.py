@@ -6,7 +6,7 @@ import sys
 import matplotlib.pyplot as plt
 
 import int8_gpu
-from figures import GREY, save
+from figures import GREY, INK, pastel, save
 
 PAINT = ["#4a90d9", "#e69f00", "#009e73", "#d55e00"]
 ZH = {
@@ -47,11 +47,11 @@ def spread(folder, maps):
     figure, axes = plt.subplots(figsize=(8.2, 3.4))
     for lane in range(8):
         row, first = maps["lane_row"](lane, head_dim), maps["first_channel"](lane, head_dim)
-        axes.add_patch(plt.Rectangle((first, -1.7 * row), width - 0.6, 0.9, alpha=0.4,
-                                     facecolor=PAINT[lane % 4]))
+        axes.add_patch(plt.Rectangle((first, -1.7 * row), width - 0.6, 0.9,
+                                     facecolor=pastel(PAINT[lane % 4], 0.4)))
         axes.text(first + width / 2, -1.7 * row + 0.45,
                   f"lane {lane}:\nchannels {first} - {first + width - 1}", fontsize=8.5,
-                  ha="center", va="center")
+                  ha="center", va="center", color=INK)
     for row in range(2):
         axes.text(-1, -1.7 * row + 0.45, f"row {row}", ha="right", va="center", fontsize=9)
     height, half = 1.15, width
@@ -90,10 +90,10 @@ def fragments(folder, maps):
             for r in range(registers):
                 row, byte = place(lane, r)
                 taken.add((row, byte))
-                axes.add_patch(plt.Rectangle((byte, -row), 3.85, 0.88, facecolor=PAINT[lane % 4],
-                                             alpha=0.18 if lane // 4 % 2 else 0.4))
+                axes.add_patch(plt.Rectangle((byte, -row), 3.85, 0.88, facecolor=pastel(
+                    PAINT[lane % 4], 0.18 if lane // 4 % 2 else 0.4)))
                 axes.text(byte + 1.9, -row + 0.42, f"{lane}: {r}", ha="center", va="center",
-                          fontsize=7.5)
+                          fontsize=7.5, color=INK)
         if taken != {(row, byte) for row in range(rows) for byte in range(0, 32, 4)}:
             sys.exit(f"docs: gpu/fragments.hpp no longer covers {title}")
         for row in range(rows):

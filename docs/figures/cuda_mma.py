@@ -4,15 +4,15 @@ import sys
 
 import matplotlib.pyplot as plt
 
-from figures import GREY, save
+from figures import GREY, INK, pastel, save
 
 ZH = {"row {}": "第 {} 行", "lane: register of each element; four lanes share a row":
       "“线程: 寄存器”，每个元素一格；四个线程共有一行", "copy {}": "拷贝 {}", "read {}": "读 {}", "warp": "线程束",
       "stage {}": "段 {}", "scores": "得分", "values": "值",
       "gpu/cuda_mma_kernel.cuh: the next tile is copied while this one is used":
           "gpu/cuda_mma_kernel.cuh：用着这一块，拷贝下一块",
-      "gpu/cuda_mma_split.cu (few queries): {} stages, {} copies under way":
-          "gpu/cuda_mma_split.cu（查询很少）：{} 段，{} 次拷贝在途",
+      "gpu/cuda_mma_split.cu (few queries): {} stages, copies under way: {}":
+          "gpu/cuda_mma_split.cu（查询很少）：{} 段，在途的拷贝：{}",
       "calls of the loop, in the order of the source (not to the scale of time); dotted: waits for copies":
           "循环里的调用，按源码的次序（不按时间的比例）；虚线：等待拷贝"}
 
@@ -30,10 +30,10 @@ def fragment(folder, root):
     for lane in range(32):
         for i in range(4):
             row, column = (eval(formula[f], {"lane": lane, "i": i}) for f in ("row", "column"))
-            axes.add_patch(plt.Rectangle((column * 2, -row), 1.92, 0.9, facecolor=PAINT[lane % 4],
-                                         alpha=0.18 if lane // 4 % 2 else 0.4))
+            axes.add_patch(plt.Rectangle((column * 2, -row), 1.92, 0.9, facecolor=pastel(
+                PAINT[lane % 4], 0.18 if lane // 4 % 2 else 0.4)))
             axes.text(column * 2 + 0.96, -row + 0.42, f"{lane}: c{i}", ha="center", va="center",
-                      fontsize=7.5, color=GREY)
+                      fontsize=7.5, color=INK)
     for row in range(16):
         axes.text(-0.2, -row + 0.42, f"row {row}", ha="right", va="center", fontsize=8)
     axes.set_xlim(-2, 16.2)
@@ -89,9 +89,10 @@ def pipeline(axes, title, order, stages, ahead, tiles):
                     arrived.setdefault(done, clock)
                 axes.axvline(clock + 0.5, color=GREY, linewidth=0.8, linestyle=":")
             elif name in ("scores", "softmax", "values"):
-                axes.barh(0, 1, left=clock, height=0.8, color=PAINT[tile % 4],
-                          alpha={"scores": 0.5, "softmax": 0.25, "values": 0.5}[name])
-                axes.text(clock + 0.5, 0, name, ha="center", va="center", fontsize=7, rotation=90)
+                share = {"scores": 0.5, "softmax": 0.25, "values": 0.5}[name]
+                axes.barh(0, 1, left=clock, height=0.8, color=pastel(PAINT[tile % 4], share))
+                axes.text(clock + 0.5, 0, name, ha="center", va="center", fontsize=7, rotation=90,
+                          color=INK)
                 reads.append((tile, clock))
             clock += 1
     used = {tile: (min(c for t, c in reads if t == tile), 1 + max(c for t, c in reads if t == tile))
@@ -101,12 +102,14 @@ def pipeline(axes, title, order, stages, ahead, tiles):
         landed = 0 if tile < ahead and tile not in arrived else arrived.get(tile, used[tile][0])
         landed = min(landed + 0.5, used[tile][0])
         y = 1 + tile % stages
-        axes.barh(y, landed - first, left=first, height=0.8, color=PAINT[tile % 4], alpha=0.2,
-                  hatch="//", edgecolor=PAINT[tile % 4], linewidth=0)
-        axes.text((first + landed) / 2, y, f"copy {tile}", ha="center", va="center", fontsize=8)
+        axes.barh(y, landed - first, left=first, height=0.8, color=pastel(PAINT[tile % 4], 0.2),
+                  hatch="//", edgecolor=pastel(PAINT[tile % 4], 0.4), linewidth=0)
+        axes.text((first + landed) / 2, y, f"copy {tile}", ha="center", va="center", fontsize=8,
+                  color=INK)
         axes.barh(y, used[tile][1] - used[tile][0], left=used[tile][0], height=0.8,
-                  color=PAINT[tile % 4], alpha=0.5)
-        axes.text(sum(used[tile]) / 2, y, f"read {tile}", ha="center", va="center", fontsize=8)
+                  color=pastel(PAINT[tile % 4], 0.5))
+        axes.text(sum(used[tile]) / 2, y, f"read {tile}", ha="center", va="center", fontsize=8,
+                  color=INK)
         for other, start_other in copies:  # a stage may not be filled while it is read
             if other % stages == tile % stages and other > tile and start_other < used[tile][1]:
                 sys.exit(f"docs: tile {other} would overwrite tile {tile} in {title}")
@@ -131,7 +134,7 @@ def timelines(folder, root):
     pipeline(top, "gpu/cuda_mma_kernel.cuh: the next tile is copied while this one is used", two,
              2, 1, 4)
     pipeline(bottom, f"gpu/cuda_mma_split.cu (few queries): {stages} stages, "
-             f"{stages - 1} copies under way", many, stages, stages - 1, 5)
+             f"copies under way: {stages - 1}", many, stages, stages - 1, 5)
     bottom.set_xlabel("calls of the loop, in the order of the source (not to the scale of time); "
                       "dotted: waits for copies", fontsize=9)
     save(figure, folder, "cuda_mma_pipeline")

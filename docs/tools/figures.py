@@ -15,6 +15,7 @@ import figure_words  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GREY = "#8a8a8a"
+INK = "#202020"  # on a pastel, which is the same on light and on dark paper
 PALETTE = ["#8a8a8a", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#4a90d9", "#b8a000",
            "#7a5fd0", "#2fa8a0", "#c0504d", "#7f9f3f", "#a06030", "#5f7fa0"]
 
@@ -24,6 +25,11 @@ plt.rcParams.update({
     "xtick.color": GREY, "ytick.color": GREY, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": GREY, "grid.alpha": 0.25,
     "legend.frameon": False, "axes.titlesize": 11})
+
+
+def pastel(paint, share):
+    """A colour mixed with white: opaque, so that INK can be read on it on any paper."""
+    return [1 + share * (part - 1) for part in matplotlib.colors.to_rgb(paint)]
 
 
 def colour(facts, name):
