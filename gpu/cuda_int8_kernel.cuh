@@ -187,9 +187,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 ///        their bits, but masks are read where they lie and nothing overlaps. Then the rows that
 ///        meet numbers without integers, one by one.
 template <class Shape, bool natural>
-__global__ void __launch_bounds__(Shape::threads)
-    int8_again_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
-    if (p.again[first_block + blockIdx.x] == 0) return;
+__device__ inline void int8_again(const Int8Problem& p, Index first_block) {
     using T = typename Shape::Element;
     using Rows = WarpRows<typename Shape::Base>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
@@ -273,6 +271,13 @@ __global__ void __launch_bounds__(Shape::threads)
         else
             careful_row<T>(problem, b, h, i, 0, 256, floating);
     }
+}
+
+template <class Shape, bool natural>
+__global__ void __launch_bounds__(Shape::threads)
+    int8_again_kernel(const __grid_constant__ Int8Problem p, Index blocks, Index) {
+    for_marked<Shape::threads>(
+        p.again, blocks, [&](Index block) { int8_again<Shape, natural>(p, block - blockIdx.x); });
 }
 //! [second pass]
 

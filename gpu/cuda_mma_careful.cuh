@@ -136,6 +136,23 @@ __device__ inline void make_finite(unsigned char* tile, int bytes, int thread, i
         if ((element[i] & exponent) == exponent) element[i] = 0;
 }
 
+/// \brief Calls again(block) for each marked one of `blocks` blocks, in a grid of any size: most
+///        calls mark none, and a grid of empty blocks takes longer than to read their marks.
+template <int threads, class F>
+__device__ inline void for_marked(const std::uint8_t* marks, Index blocks, F&& again) {
+    const Index share = (blocks + gridDim.x - 1) / gridDim.x, first = blockIdx.x * share;
+    const Index end = first + share < blocks ? first + share : blocks;
+    for (Index at = first; at < end; at += threads) {
+        const Index mine = at + threadIdx.x;
+        if (!__syncthreads_or(mine < end && marks[mine] != 0)) continue;
+        for (Index block = at; block < end && block < at + threads; ++block) {
+            if (marks[block] == 0) continue;
+            again(block);
+            __syncthreads();  // the next one has the shared memory to itself
+        }
+    }
+}
+
 /// \brief Does row i see, among keys first .. end - 1, a value row with a NaN or an infinity?
 ///        Asked by a whole warp.
 template <class T>

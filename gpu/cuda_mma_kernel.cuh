@@ -49,7 +49,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     const Problem& problem = p.problem;
     const Place<Shape> place(p, first_block);
     const Index b = place.b, h = place.h, hk = problem.key_head(h), first_row = place.first_row;
-    if (p.leaves(b, h)) return;
+    if (p.leaves(b, h)) {
+        if (p.again != nullptr && threadIdx.x == 0) p.again[first_block + blockIdx.x] = false;
+        return;
+    }
     const Index rows_left = problem.L - first_row;
     const Index warp_row = first_row + warp * Shape::warp_rows;
     const std::uint16_t* query = p.query + p.query_stride(b, h, first_row);
@@ -165,13 +168,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 /// \brief The block's work once more, with values that are not finite read as 0: see
 ///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
 ///        their bits, but masks are read where they lie and nothing overlaps. A kernel of its
-///        own, queued behind the first: a call in that one would cost it registers. Blocks that
-///        were not marked return at once.
+///        own, queued behind the first: a call in that one would cost it registers.
 template <class Shape, bool Natural>
-__global__ void __launch_bounds__(Shape::threads)
-    replay_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
+__device__ inline void replay(const MmaProblem& p, Index first_block) {
     const Place<Shape> place(p, first_block);
-    if (p.leaves(place.b, place.h) || p.again[first_block + blockIdx.x] == 0) return;
     using T = typename Shape::Element;
     using Rows = WarpRows<Shape>;
     const float unit = Natural ? Rows::log2_e : p.unit;
@@ -234,6 +234,13 @@ __global__ void __launch_bounds__(Shape::threads)
                       [&](int m, int half, int) { return rows.logsumexp(m, half, unit); });
     for (int row = 0; row < Shape::warp_rows; ++row)
         if (warp_row + row < problem.L) careful_row<T>(problem, b, h, warp_row + row);
+}
+
+template <class Shape, bool Natural>
+__global__ void __launch_bounds__(Shape::threads)
+    replay_kernel(const __grid_constant__ MmaProblem p, Index blocks, Index) {
+    for_marked<Shape::threads>(p.again, blocks,
+                               [&](Index block) { replay<Shape, Natural>(p, block - blockIdx.x); });
 }
 //! [second pass]
 

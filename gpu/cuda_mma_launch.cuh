@@ -17,13 +17,13 @@ template <class Shape, Masking masking, class MaskElement>
 void launch_shape(MmaProblem p, cudaStream_t stream) {
     const Index tiles = (p.problem.L + Shape::rows - 1) / Shape::rows;
     p.query_tiles = static_cast<int>(tiles);
+    const Index blocks = tiles * p.problem.B * p.problem.Hq;
     launch<mma_kernel<Shape, masking, MaskElement>>(
-        tiles * p.problem.B * p.problem.Hq, Shape::threads,
-        mma_shared_bytes<Shape, masking, MaskElement>, stream, p);
+        blocks, Shape::threads, mma_shared_bytes<Shape, masking, MaskElement>, stream, p);
     if (p.again == nullptr) return;
     launch<replay_kernel<Shape, masking == Masking::additive>>(
-        tiles * p.problem.B * p.problem.Hq, Shape::threads,
-        Shape::query_bytes + 2 * Shape::tile_bytes, stream, p);
+        second_blocks(blocks), Shape::threads, Shape::query_bytes + 2 * Shape::tile_bytes, stream,
+        p, blocks);
 }
 
 /// \brief Registers decide the shapes: 255 a thread is all there is. At HeadDim = 128, `out` of 32

@@ -72,6 +72,12 @@ int compute_capability();
 int multiprocessors();
 int shared_memory();  ///< bytes that a block may have
 
+/// \brief Blocks of a second pass over `blocks` marks: two for each multiprocessor at most.
+inline Index second_blocks(Index blocks) {
+    const Index most = 2 * multiprocessors();
+    return blocks < most ? blocks : most;
+}
+
 /// \brief What `launch` and `launch_early` share.
 /// \param early  see `launch_early`
 template <auto kernel, int most_shared_bytes, class... Args>
