@@ -72,8 +72,9 @@ inline Lanes largest_scores(const float* score, Index lanes) {
 ///        before rounding.
 ///
 /// One plane: rounded to bfloat16. Two planes: cut, into the upper half of a float and the upper
-/// half of what that leaves; less than 2^-15 of the weight is lost. \param score   (64, lanes),
-/// from the queries' first \param weight  (Count planes, 32, lanes, 2), likewise
+/// half of what that leaves; less than 2^-15 of the weight is lost.
+/// \param score   (64, lanes), from the queries' first
+/// \param weight  (Count planes, 32, lanes, 2), likewise
 template <int Count>
 Lanes weigh(const float* score, Index lanes, Lanes shift, float log2, Half* weight) {
     // The conversion puts its second operand's 16 halves below its first's; pairs want them in

@@ -1,7 +1,6 @@
 /// \file
-/// \brief The main kernel of `cuda_int8` with values in bfloat16, HeadDim = 128: a file of its own,
-/// so that
-///        compilers can work side by side.
+/// \brief The main kernel of `cuda_int8` with values in bfloat16, HeadDim = 128: a file of its
+///        own, so that compilers can work side by side.
 #include "cuda_int8_launch.cuh"
 
 namespace attn::gpu {

@@ -58,7 +58,8 @@ __device__ std::uint64_t seen_in_bits(const Int8Problem& p, Index b, Index h, In
 
 /// The work of a block of threads: the sums of one block of 64 keys for each group of HeadDim
 /// threads.
-/// \param seen  known to the group's first thread \param exists  false: a group without work
+/// \param seen  known to the group's first thread
+/// \param exists  false: a group without work
 /// \return false if a block of keys holds a number without an integer: its sums are void
 template <int HeadDim>
 __device__ bool measure_whole_keys(const Int8Problem& p, Index b, Index hk, Index block,

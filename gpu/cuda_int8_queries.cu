@@ -11,7 +11,8 @@ namespace {
 
 constexpr int threads_per_block = 128;
 
-/// One block per tile of `Rows` rows of a head. \param natural  the main kernel adds a mask before
+/// One block per tile of `Rows` rows of a head.
+/// \param natural  the main kernel adds a mask before
 /// it turns to units of log 2
 template <int HeadDim, int Rows, bool whole>
 __global__ void __launch_bounds__(threads_per_block, whole ? 3 : 1)

@@ -11,7 +11,8 @@ namespace attn::gpu {
 
 /// \brief Neighbouring elements of a row, as floats: those from `count` on are 0.
 /// \param row     element 0 of the row, of type T
-/// \param stride  elements from one to the next \param wide  whole pieces of 16 bytes may be read
+/// \param stride  elements from one to the next
+/// \param wide  whole pieces of 16 bytes may be read
 template <class T, int Channels>
 __device__ inline void load_channels(float (&x)[Channels], const void* row, Index stride, int first,
                                      Index count, bool wide) {
@@ -139,7 +140,8 @@ struct QueryScales {
 /// \brief Query rows first_row .. of head (b, h) become integers, in a tile of rows of
 ///        HeadDim bytes at `tile(row, piece of 16 channels)`. The work of a whole block.
 /// \param unit  |scale|, in units of log 2 if the kernel wants them
-/// \param sign  -1: negated, for a scale below 0 \param mean  (HeadDim) of K; null: no shift wanted
+/// \param sign  -1: negated, for a scale below 0
+/// \param mean  (HeadDim) of K; null: no shift wanted
 /// \param staging  (warps, Rotation::staging_floats)
 template <class T, int HeadDim, int Rows, int Threads, class Tile>
 __device__ inline void quantize_queries(const Problem& p, Index b, Index h, Index first_row,
@@ -220,7 +222,9 @@ __device__ inline std::uint64_t seen_keys(const Problem& p, Index b, Index h, In
 }
 
 /// \brief Sums the seen keys of one block, token after token, as `ChannelMean` does; a warp has all
-///        channels. \param sums  (HeadDim) \return which keys have integers and which have not
+///        channels.
+/// \param sums  (HeadDim)
+/// \return which keys have integers and which have not
 template <class T, int HeadDim>
 __device__ inline KeyBlock measure_keys(const Problem& p, Index b, Index hk, Index block,
                                         std::uint64_t seen, bool wide, float* sums) {
@@ -290,7 +294,8 @@ __device__ inline float mean_of(const float* sums, Index stride, const KeyBlock*
 }
 
 /// \brief Keys first_key .. first_key + Keys - 1 become integers and steps. The work of a block.
-/// \param tile(key, piece)  where 16 integers of a key go \param scale  (Keys)
+/// \param tile(key, piece)  where 16 integers of a key go
+/// \param scale  (Keys)
 /// \param mean  (HeadDim), shared memory
 template <class T, int HeadDim, int Keys, int Threads, class Tile>
 __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index first_key,

@@ -33,7 +33,8 @@ struct Int8Shape : MmaShape<T, HeadDim, Warps, MTiles, Keys, false> {
 };
 
 /// \brief product = Q K^T + float_bits_of_zero
-/// \param query  this lane's address in the first row tile \param key  in the key tile
+/// \param query  this lane's address in the first row tile
+/// \param key  in the key tile
 template <class Shape>
 __device__ inline void multiply_integers(int (&product)[Shape::MTiles][Shape::Keys / 8][4],
                                          std::uint32_t query, std::uint32_t key) {
@@ -149,7 +150,8 @@ struct ScaleOf {
 };
 
 /// \brief Divides by the sums and writes a warp's rows; logsumexp with what smoothing took.
-/// \param shared  a (rows, HeadDim) tile of 16-bit elements \param shift  (rows) q . mean
+/// \param shared  a (rows, HeadDim) tile of 16-bit elements
+/// \param shift  (rows) q . mean
 /// \return whether this lane's results are all finite
 template <class Shape, class Rows, class Unit>
 __device__ inline bool write_int8_rows(const MmaProblem& p, const Rows& rows, const Unit& unit,

@@ -70,8 +70,10 @@ __device__ inline void hadamard_stages(float (&x)[HeadDim]) {
 //! [thread rotation]
 
 /// \brief A thread's row, rotated, as integers.
-/// \param factor  of the rotation \param sign  -1: the integers are negated
-/// \param to(piece)  where 16 integers go \return the step
+/// \param factor  of the rotation
+/// \param sign  -1: the integers are negated
+/// \param to(piece)  where 16 integers go
+/// \return the step
 template <int HeadDim, class To>
 __device__ inline float round_row(float (&x)[HeadDim], float factor, float sign, To&& to) {
 #pragma unroll
@@ -104,9 +106,9 @@ __device__ inline float round_row(float (&x)[HeadDim], float factor, float sign,
     return quantizer.scale;
 }
 
-/// \brief `quantize_queries` for whole rows. \param staging  (StageBytes), free for `tile` when a
-/// row
-///        is rounded \param staged  the rows are there already: StageBytes hold them all
+/// \brief `quantize_queries` for whole rows.
+/// \param staging  (StageBytes), free for `tile` when a row is rounded
+/// \param staged  the rows are there already: StageBytes hold them all
 template <class T, int HeadDim, int Rows, int Threads, int StageBytes, class Tile>
 __device__ inline void quantize_whole_queries(const Problem& p, Index b, Index h, Index first_row,
                                               float unit, float sign, const float* mean,
@@ -157,8 +159,8 @@ __device__ inline void quantize_whole_queries(const Problem& p, Index b, Index h
 }
 
 /// \brief Sums the seen keys of one block of 64, one thread a channel. The rows lie in `tile`.
-/// \param sums  (HeadDim) \return false if a seen key has a number that is not quantizable: then
-/// the
+/// \param sums  (HeadDim)
+/// \return false if a seen key has a number that is not quantizable: then the
 ///         sum is void.
 template <class T, int HeadDim>
 __device__ inline bool sum_whole_keys(const unsigned char* tile, int channel, std::uint64_t seen,

@@ -1,7 +1,6 @@
 /// \file
 /// \brief The main kernel of `cuda_mma` for bfloat16, HeadDim = 128: a file of its own, so that
-/// compilers
-///        can work side by side.
+///        compilers can work side by side.
 #include "cuda_mma_launch.cuh"
 
 namespace attn::gpu {

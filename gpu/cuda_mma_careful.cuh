@@ -27,7 +27,8 @@ __device__ inline void multiply_tile(std::uint16_t* tile, int count, float facto
 }
 
 /// \brief Scores of keys that the row may not see by position become -inf.
-/// \param row  of element 0 in tile 0 \param key  of element 0 in tile 0
+/// \param row  of element 0 in tile 0
+/// \param key  of element 0 in tile 0
 template <class Shape>
 __device__ inline void hide_beyond(float (&score)[Shape::MTiles][Shape::Keys / 8][4],
                                    const Problem& problem, Index row, Index key) {
@@ -169,7 +170,8 @@ __device__ inline bool meets_infinite(const Problem& p, Index b, Index h, Index 
 }
 
 /// \brief One query row by a whole warp, key by key, in float32; writes `columns` (at most
-///        256) of its columns from `first` on, and its logsumexp. \param always  false: only if the
+///        256) of its columns from `first` on, and its logsumexp.
+/// \param always  false: only if the
 ///        row sees a value that is not finite
 template <class T>
 __device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, Index first = 0,

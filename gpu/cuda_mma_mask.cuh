@@ -95,7 +95,8 @@ struct MaskTile {
         }
     }
 
-    /// \brief Applies the tile to the warp's scores. \param scale  see `of_row`
+    /// \brief Applies the tile to the warp's scores.
+    /// \param scale  see `of_row`
     template <class Scores, class Scale>
     static __device__ void apply(Scores& score, const unsigned char* tile, int warp,
                                  const Scale& scale) {

@@ -69,7 +69,8 @@ inline bool can_tile_float32(const Problem& p) { return p.E <= 128 && p.Ev <= 12
 /// \brief Is that the kernel, on the current device?
 bool tiled_float32(const Problem& p);
 /// \brief Strides of a tensor's tiles over batch and head, in 16-bit elements; 0 where the original
-///        repeats. \param size  becomes the number of elements
+///        repeats.
+/// \param size  becomes the number of elements
 Strides tiled_strides(const Problem& p, const TensorView& view, bool is_query, Saturating& size);
 /// \brief Queues that copy: three bfloat16 parts of each element times `factor`.
 void tile_rows(const Problem& p, const TensorView& from, bool is_query, std::uint16_t* to,

@@ -160,7 +160,8 @@ struct WarpRows {
         }
     }
 
-    /// \brief score = Q K^T. \param key  this lane's address in the key tile
+    /// \brief score = Q K^T.
+    /// \param key  this lane's address in the key tile
     static __device__ void multiply(Scores& score, const QueryFragments<Shape>& query,
                                     std::uint32_t key) {
 #pragma unroll
@@ -254,7 +255,8 @@ struct WarpRows {
             }
     }
 
-    /// \brief out += weights V. \param value  this lane's address in the value tile
+    /// \brief out += weights V.
+    /// \param value  this lane's address in the value tile
     //! [add values]
     __device__ void add_values(const Weights& weights, std::uint32_t value) {
 #pragma unroll

@@ -18,8 +18,7 @@ namespace attn::gpu {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 /// \brief Descriptor of a plane: its address, 1024 bytes from eight rows to the next. Add bytes /
-/// 16
-///        to move on: 2 for the next 16 columns, 128 for the next 16 rows.
+///        16 to move on: 2 for the next 16 columns, 128 for the next 16 rows.
 __device__ inline std::uint64_t plane_at(std::uint32_t address) {
     return std::uint64_t{1} << 62 | std::uint64_t{1024 >> 4} << 32 | std::uint64_t{1} << 16 |
            (address & 0x3ffff) >> 4;

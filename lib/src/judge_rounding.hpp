@@ -29,7 +29,9 @@ class QuantizedHead {
   public:
     static constexpr double deviations = 8;
 
-    /// \param q     (L, E)   \param k  (S, E)   \param v  (S, Ev)
+    /// \param q     (L, E)
+    /// \param k  (S, E)
+    /// \param v  (S, Ev)
     /// \param used  (S) keys that some row of the head may see
     /// \param exact  compute covariances, do not bound them
     QuantizedHead(const double* q, const double* k, const double* v, Index L, Index S, Index E,
@@ -58,7 +60,9 @@ class QuantizedHead {
     }
 
     /// \brief The allowances of row i.
-    /// \param weight  (S) exp(score - max)   \param sum  of the weights   \param o  (Ev) the result
+    /// \param weight  (S) exp(score - max)
+    /// \param sum  of the weights
+    /// \param o  (Ev) the result
     template <class Real>
     void measure(Index i, const std::vector<Real>& weight, Real sum, const long double* o,
                  double* score_rounding, double* value_rounding, double& logsumexp_rounding) const {

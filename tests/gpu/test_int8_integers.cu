@@ -1,8 +1,7 @@
 /// \file
 /// \brief Every integer, step and mean of `cuda_int8` is that of quantize.hpp, bit for bit: those
-/// of
-///        the keys by the pre-pass, those of the queries by the function that all its kernels call.
-///        Needs a GPU.
+///        of the keys by the pre-pass, those of the queries by the function that all its kernels
+///        call. Needs a GPU.
 #include "cuda_int8_whole.cuh"
 #include "cuda_mma_plan.hpp"
 

@@ -136,9 +136,8 @@ double weight_error_of(const Tier& tier, DType dtype);
 /// \brief One line: "worst 1.2e-07, 0.31 of its bound 3.9e-07, at 17: got 0.25, want ...".
 std::string text_of(const Verdict& verdict);
 
-/// \brief Additions that one of S terms goes through: S in float64; 64 and S / 64 in float32, where
-/// a
-///        tier should add tile by tile (sums of 64 terms, then those sums).
+/// \brief Additions that one of S terms goes through: S in float64; 64 and S / 64 in float32,
+///        where a tier should add tile by tile (sums of 64 terms, then those sums).
 double longest_sum(Index S, DType dtype);
 
 /// \brief Half a unit in the last place of `dtype` in the binade of `value`; of the smallest
