@@ -146,19 +146,22 @@ class Links(html.parser.HTMLParser):
 
 
 def broken_links(site):
-    """Every local link leads to a file, and nothing but the text's own links leads outside."""
-    bad = []
+    """Every local link leads to a file, and to a place in it; nothing but the text's own links leads
+    outside."""
+    bad, pages = [], {}
     for path in sorted(site.rglob("*.html")):
-        if "mathjax" in path.parts:
-            continue
-        links = Links()
-        links.feed(path.read_text())
+        if "mathjax" not in path.parts:
+            pages[path.resolve()] = links = Links()
+            links.feed(path.read_text())
+    for path, links in pages.items():
         bad += [f"{path.relative_to(site)} loads {link} from the network" for link in links.loaded]
         for link in links.found:
             target = urllib.parse.urlsplit(link)
             if target.scheme or link.startswith(("#", "javascript:")):
                 continue
-            if not (path.parent / urllib.parse.unquote(target.path)).exists():
+            to = (path.parent / urllib.parse.unquote(target.path)).resolve()
+            if not to.exists() or (target.fragment and to in pages
+                                   and target.fragment not in pages[to].anchors):
                 bad.append(f"{path.relative_to(site)} links to {link}, which is not there")
     for path in sorted(site.rglob("navtreedata.js")):  # the tree at the left
         for page in re.findall(r'"(\w+\.html)', path.read_text()):
@@ -172,7 +175,7 @@ def main():
     parser.add_argument("--site", type=pathlib.Path, help="check the links of a built site instead")
     arguments = parser.parse_args()
     if arguments.site:
-        bad = broken_links(arguments.site)
+        bad = broken_links(arguments.site.resolve())
     else:
         bad = (typed_numbers() + one_language() + tiers_without_page()
                + sources_that_lead_to_no_page() + tests_that_do_not_exist() + headings_out_of_order() + pitfalls_without_test())

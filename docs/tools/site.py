@@ -129,8 +129,9 @@ def write_layout(work, language, course):
 
 
 def local_pages_only(tagfile, known):
-    """The English tag file without the pages that have a translation."""
-    text = tagfile.read_text()
+    """The English tag file without the pages that have a translation, and without the values of
+    enumerations: Doxygen would take every variable `key` for Operand::key."""
+    text = re.sub(r"\s*<enumvalue .*?</enumvalue>", "", tagfile.read_text())
 
     def keep(match):
         name = re.search(r"<name>(\w+)</name>", match.group(0))

@@ -78,6 +78,10 @@ def main():
         if 'href="tier_mine.html"' not in (out / "site" / page).read_text():
             sys.exit(f"test_site: {page} does not lead to the new page")
     expect("no link is broken", run(check, "--site", out / "site"))
+    with (out / "site/tier_mine.html").open("a") as page:
+        page.write('<a href="course.html#nowhere">nowhere</a>')
+    expect("a link to a place that is not there is refused", run(check, "--site", out / "site"),
+           "course.html#nowhere")
 
     def broken(what, name, change, message):
         path = WORK / name
