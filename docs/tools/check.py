@@ -116,6 +116,15 @@ def headings_out_of_order():
     return bad
 
 
+def code_in_headings():
+    """Doxygen 1.9.4 shows its tags."""
+    files = [*DOCS.glob("*.dox"), *DOCS.glob("zh/*.dox"), *DOCS.glob("*.md"),
+             *DOCS.glob("exercises/*/task*.md")]
+    return [f"{path.relative_to(DOCS.parent)}: a heading cannot hold code: {heading}"
+            for path in sorted(files)
+            for heading in re.findall(r"(?m)^(?:#+|\\page) .*`.*$", path.read_text())]
+
+
 def pitfalls_without_test():
     """Each pitfall names the test or exercise that guards it, or says that only a clock sees it."""
     bad = []
@@ -178,7 +187,8 @@ def main():
         bad = broken_links(arguments.site.resolve())
     else:
         bad = (typed_numbers() + one_language() + tiers_without_page()
-               + sources_that_lead_to_no_page() + tests_that_do_not_exist() + headings_out_of_order() + pitfalls_without_test())
+               + sources_that_lead_to_no_page() + tests_that_do_not_exist() + headings_out_of_order()
+               + code_in_headings() + pitfalls_without_test())
     for line in bad:
         print(f"docs: {line}", file=sys.stderr)
     sys.exit(1 if bad else 0)

@@ -99,6 +99,8 @@ def main():
            lambda t: t.replace("{{test every tier agrees", "{{test no tier agrees"), "no test")
     broken("a page without a heading is refused", "docs/tier_mine.dox",
            lambda t: t.replace("## Pitfalls\n", ""), "see 'Pitfalls'")
+    broken("code in a heading is refused", "docs/tier_mine.dox",
+           lambda t: t.replace("## Limits\n", "## Limits\n\n### Of `mine`\n"), "cannot hold code")
     broken("headings in another order are refused", "docs/zh/tier_mine.dox",
            lambda t: t.replace("## 限制\n", "## 公式\n"), "in their order")
     broken("a pitfall without a test is refused", "docs/tier_mine.dox",
