@@ -78,7 +78,7 @@ class Library:
         def folded(summary, inside):
             return (f"\\htmlonly\n<details><summary>{summary}</summary>\n\\endhtmlonly\n{inside}\n"
                     "\\htmlonly\n</details>\n\\endhtmlonly\n")
-        return (f"### {words['task'].format(folder.name)}: {title.lstrip('# ')}\n{body}\n"
+        return (f"### {words['task'].format(folder.name, title.lstrip('# '))}\n{body}\n"
                 + words["try"].format(folder.name) + "\n\n"
                 + f"\\include whole/{path}/start.cpp\n"
                 + (folded(words["hint"], hint) if hint.strip() else "")

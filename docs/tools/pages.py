@@ -81,6 +81,8 @@ class Maker(Library, Measurements):
         text = DIRECTIVE.sub(fill, text)
         # A line break between two Chinese characters is not a space.
         text = re.sub(r"([\u3001-\u9fff\uff01-\uff5e])\n *([\u3001-\u9fff\uff01-\uff5e])", r"\1\2", text)
+        # A percent sign before one of them is an escape to Doxygen.
+        text = re.sub(r"%(?=[\u3001-\u9fff\uff01-\uff5e])", r"\\%", text)
         # Emphasis between Chinese characters, which Markdown does not see.
         text = re.sub(r"(?<!\*)\*([\u3001-\u9fff][^*\n]*?)\*(?!\*)", r"<em>\1</em>", text)
         # Bold that begins or ends at code: 1.9.4 shows its stars.
@@ -168,7 +170,7 @@ class Maker(Library, Measurements):
     def teaches(self):
         names = [name for name, page in taught.claims().items() if page == self.page]
         links = ", ".join(f"\\ref attn::{name} \"{name}\"" for name in names)
-        return f"{self.words['teaches']}: {links}\n\n" if names else ""
+        return f"{self.words['teaches']} {links}\n\n" if names else ""
 
     def do_next(self):
         names = [page for page, _ in self.order]
@@ -179,6 +181,6 @@ class Maker(Library, Measurements):
         after = f"\\ref {names[at + 1]} →" if at + 1 < len(names) else ""
         words = self.words
         return (self.teaches() + "\\htmlonly\n<div class=\"previous-next\">\n\\endhtmlonly\n"
-                f"{words['previous']}: {before}"
-                + (f" &emsp; {words['next']}: {after}" if after else "")
+                f"{words['previous']} {before}"
+                + (f" &emsp; {words['next']} {after}" if after else "")
                 + "\n\\htmlonly\n</div>\n\\endhtmlonly")

@@ -24,7 +24,8 @@ WORDS = {
         "not_built": "This site was built without the compiler of this tier, and its limits could not be "
                      "read from its source.",
         "limits_read": "This site was built without CUDA: read from the tier's registry entry in its "
-                       "source, not asked of the library.", "teaches": "In the API", "made_by": "{machine}; {date}; {source}; record docs/measured/{file}; made by {command}",
+                       "source, not asked of the library.", "teaches": "In the API:",
+        "made_by": "{machine}; {date}; {source}; record docs/measured/{file}; made by {command}",
         "failed": "Failed while it was measured:", "gpu_tests": "Tests on a GPU", "gpu_kernels": "Registers and spills of each kernel",
         "gpu_variants": "Variants of cuda_mma that were tried", "test_cases": "test cases",
         "passed": "passed", "assertions": "assertions", "kernel": "kernel", "target": "target",
@@ -40,9 +41,9 @@ WORDS = {
         "case": "case", "median": "median", "scratch": "scratch", "error": "error / bound",
         "against": "against {}", "tier": "tier", "on": "on", "builds_on": "builds on",
         "adds": "the one idea it adds", "diff": "The difference to `{}`: {} lines of code added, "
-        "{} removed", "whole": "The whole file {}", "all_files": "All {} files of this tier", "task": "Exercise {}", "hint": "Hint",
+        "{} removed", "whole": "The whole file {}", "all_files": "All {} files of this tier", "task": "Exercise {}: {}", "hint": "Hint",
         "solution": "Solution", "try": "Edit `docs/exercises/{0}/start.cpp`, then run "
-        "`./run exercise {0}`.", "previous": "Previous", "next": "Next", "query": "query",
+        "`./run exercise {0}`.", "previous": "Previous:", "next": "Next:", "query": "query",
         "shape_order": "(B, Hq, L, S, E)", "taken": "takes", "worst": "worst error / bound",
         "generator": "generator", "about": "what it draws", "dtype": "type", "tile": "tile",
         "scores": "scores in the tile", "shrink": "shrink", "max": "max", "sum": "sum",
@@ -96,7 +97,8 @@ WORDS = {
         "first_of_tier": "{} 在一个进程里的第一次调用：{}；第二次：{}（{}，{}）。",
         "not_built": "本站构建时没有这一级的编译器，也没能从它的源文件里读出限制。",
         "limits_read": "本站构建时没有 CUDA：这张表读自这一级源文件里的注册项，而不是向库询问所得。",
-        "teaches": "在 API 中（英文）", "made_by": "{machine}；{date}；{source}；记录 docs/measured/{file}；来自 {command}",
+        "teaches": "在 API 中（英文）：",
+        "made_by": "{machine}；{date}；{source}；记录 docs/measured/{file}；来自 {command}",
         "failed": "测量时失败的：", "gpu_tests": "GPU 上的测试", "gpu_kernels": "每个核函数的寄存器与溢出",
         "gpu_variants": "试过的 cuda_mma 变体", "test_cases": "用例", "passed": "通过",
         "assertions": "断言", "kernel": "核函数", "target": "目标", "registers": "寄存器",
@@ -111,9 +113,9 @@ WORDS = {
         "case": "用例", "median": "中位数", "scratch": "工作内存", "error": "误差 / 界",
         "against": "相对 {}", "tier": "级", "on": "设备", "builds_on": "基于",
         "adds": "新增的唯一想法", "diff": "与 `{}` 的差别：新增 {} 行代码，删去 {} 行",
-        "whole": "完整文件 {}", "all_files": "这一级的全部 {} 个文件", "task": "练习 {}", "hint": "提示",
+        "whole": "完整文件 {}", "all_files": "这一级的全部 {} 个文件", "task": "练习 {}：{}", "hint": "提示",
         "solution": "答案", "try": "修改 `docs/exercises/{0}/start.cpp`，然后运行 "
-        "`./run exercise {0}`。", "previous": "上一页", "next": "下一页", "query": "查询",
+        "`./run exercise {0}`。", "previous": "上一页：", "next": "下一页：", "query": "查询",
         "shape_order": "(B, Hq, L, S, E)", "taken": "选择", "worst": "最大误差 / 界",
         "generator": "生成器", "about": "生成什么", "dtype": "类型", "tile": "块",
         "scores": "块中的得分", "shrink": "shrink", "max": "max", "sum": "sum",
