@@ -8,6 +8,8 @@ import json
 
 
 class Record:
+    time, spread = "median", "spread"  # words for what its rows hold as seconds and as their spread
+
     def __init__(self, path, data):
         self.file = path.name
         machine = data.get("machine", {})
@@ -61,13 +63,15 @@ class Record:
 
 class Lengths(Record):
     """Time and memory against length: tests/bench/time_and_memory.py. Times are the best of some."""
+    time = "best"
+
     def __init__(self, path, data):
         rows = [{"tier": r["tier"], "case": f"length {r['L']}", "dtype": "float32",
                  "threads": r["threads"], "date": data["date"], "source_hash": data["source_hash"],
                  "sizes": {"B": 1, "Hq": 1, "H": 1, "L": r["L"], "S": r["S"], "E": r["E"],
                            "Ev": r["E"]},
                  "seconds": {"median": r["seconds_best"], "p10": r["seconds_best"],
-                             "p90": r["seconds_best"]},
+                             "p90": r["seconds_best"]}, "spread": "-",
                  "flops": r["gflops"] * 1e9 * r["seconds_best"], "bytes": None,
                  "scratch_bytes": r["scratch_bytes"]} for r in data["rows"]]
         super().__init__(path, {**data, "rows": rows,
@@ -76,6 +80,8 @@ class Lengths(Record):
 
 class Gpu(Record):
     """The GPU tiers beside torch's backends in one process; a torch row's tier is "torch ..."."""
+    spread = "spread_of_median"
+
     def __init__(self, path, data):
         rows = []
         # A case that failed stands in the record; {{all_measured}} shows it.
@@ -93,7 +99,7 @@ class Gpu(Record):
                     "sizes": {**{axis: c[axis] for axis in ("B", "Hq", "H", "L", "S", "E")},
                               "Ev": c["E"]},
                     "seconds": {"median": seconds, "p10": seconds, "p90": seconds},
-                    "spread": f"{c['spread'][who]:.1%} of it", "flops": c["flops"], "bytes": None,
+                    "spread": f"{100 * c['spread'][who]:.1f} %", "flops": c["flops"], "bytes": None,
                     "date": data["date"], "source_hash": data["source_hash"]})
         super().__init__(path, {**data, "rows": rows, "command": data["made_by"]})
         self.machine += f", torch {data['torch']}"

@@ -3,13 +3,20 @@ import difflib
 import html
 import json
 import math
+import re
 
 from sources import code_of, included
 
 
+# In a cell, a shape or a number with its unit stays on one line.
+TOGETHER = re.compile(r"(?<=[\dBHLSEqv],) (?=(?:\d+|[BHLSE]|Hq|Ev)[,)])|(?<=\d,) (?=\d+$)"
+                      r"|(?<=\d) (?=%|(?:ns|us|ms|s|bytes|KiB|MiB|GiB)\b)")
+
+
 def table(header, rows):
+    rows = [[TOGETHER.sub("\u00a0", str(cell)) for cell in row] for row in rows]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n" + "\n".join(lines) + "\n"
 
 
@@ -80,7 +87,7 @@ def limits(words, tier):
     if has["error_limit"]:
         rows.append([words["error_limit"], has["error_limit"]])
     if tier["device"] == "cpu":
-        rows.append([words["parallel"], words["yes"] if tier["parallel"] else words["no"]])
+        rows.append([words["parallel"], words["is_so"] if tier["parallel"] else words["is_not"]])
     note = words["limits_note" if tier["built"] else "limits_read"]
     return table([words["limit"], words["value"]], rows) + "\n" + note
 
@@ -93,7 +100,7 @@ def errors(words, tier):
             worst[key] = entry
     rows = [[dtype, ratio_text(e["worst_ratio"]), f"`{e['generator']}`", f"{e['relative_l2']:.2e}"]
             for dtype, e in worst.items()]
-    return (table([words["dtype"], words["worst"], words["generator"], "relative L2"], rows)
+    return (table([words["dtype"], words["worst"], words["generator"], words["relative_l2"]], rows)
             + "\n" + words["computed"])
 
 
@@ -195,9 +202,13 @@ def measured_row(words, row):
             cell(row["scratch"], bytes_text), cell(row["ratio"], ratio_text)]
 
 
-def measured_header(words):
-    return [words["case"], words["dtype"], words["threads"], words["median"], words["spread"],
-            "GFLOP/s", words["scratch"], words["error"]]
+def measured_table(words, record, rows, first=(), last=()):
+    """Without the columns that no row fills."""
+    header = [*first, words["case"], words["dtype"], words["threads"], words[record.time],
+              words[record.spread], "GFLOP/s", words["scratch"], words["error"], *last]
+    kept = [n for n in range(len(header)) if any(row[n] != "-" for row in rows)]
+    return folded(words, rows, table([header[n] for n in kept],
+                                     [[row[n] for n in kept] for row in rows]))
 
 
 def measured(words, records, name, base):
@@ -210,8 +221,8 @@ def measured(words, records, name, base):
             rows.append(measured_row(words, row) + [gain])
         if rows:
             against = words["against"].format(f"`{base}`") if base != "nothing" else ""
-            parts.append(folded(words, rows, table(measured_header(words) + [against], rows))
-                         + "\n" + record.caption(words) + "\n")
+            parts.append(measured_table(words, record, rows, last=[against]) + "\n"
+                         + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what=f"`{name}`")
 
 
@@ -219,9 +230,9 @@ def all_measured(words, records):
     parts = []
     for record in records:
         rows = [[f"`{row['tier']}`"] + measured_row(words, row) for row in record.rows]
-        text = table([words["tier"]] + measured_header(words), rows)
+        text = measured_table(words, record, rows, first=[words["tier"]])
         failed = "".join(f"- {reason}\n" for reason in getattr(record, "failed", []))
-        parts.append(f"## {record.machine}\n" + folded(words, rows, text) + "\n"
+        parts.append(f"## {record.machine}\n" + text + "\n"
                      + (words["failed"] + "\n" + failed + "\n" if failed else "") + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what="any tier")
 

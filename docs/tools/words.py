@@ -56,7 +56,9 @@ WORDS = {
                        "question this library has 16-bit and float32 tiers only, and all figures for "
                        "INT8 on that GPU are those of others.",
         "time": "times of one shape at three or more lengths", "bars": "GFLOP/s",
-        "roofline": "the ceilings of a machine", "crossover": "several tiers on one thread", "threads": "threads", "one_thread": "thread", "spread": "spread (10 % to 90 %)",
+        "roofline": "the ceilings of a machine", "crossover": "several tiers on one thread", "threads": "threads",
+        "one_thread": "thread", "spread": "spread (10 % to 90 %)",
+        "spread_of_median": "range / median",
         "no_speeds": "In this tree no speed has been recorded yet for {}: such tiers are all taken to be "
                      "equally slow, and among equals the simplest wins.", "rows": "{} rows", "rival": "who", "best": "best", "share": "share of a roof",
         "of_read": "of reading", "of_peak": "of the FMA peak", "torch_over": "torch / this",
@@ -126,7 +128,8 @@ WORDS = {
         "no_gpu_int8": "<b>还没有的：</b> GPU 上的量化级。在提问者那样的 GPU 上，这个库只有 16 位和 float32 的级；"
                        "那里所有关于 INT8 的数字都是别人的。",
         "time": "同一形状在三种以上长度下的时间", "bars": "GFLOP/s",
-        "roofline": "机器上限", "crossover": "几级的单线程时间", "threads": "线程", "one_thread": "线程", "spread": "离散（10 % 至 90 %）",
+        "roofline": "机器上限", "crossover": "几级的单线程时间", "threads": "线程",
+        "one_thread": "线程", "spread": "离散（10 % 至 90 %）", "spread_of_median": "极差 / 中位数",
         "no_speeds": "本源码树中还没有记录 {} 的速度：这些级都被当作同样慢，相等时最简单的胜出。",
         "rows": "{} 行", "rival": "谁", "best": "最好", "share": "占上限的份额",
         "of_read": "（读带宽）", "of_peak": "（FMA 峰值）", "torch_over": "torch / 本项",
