@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from figures import GREY, save
 
 ZH = {"as it lies: row * 32 + 4 * piece\n{} turns": "照原样：行 * 32 + 4 * 段\n{} 轮",
-      "as gpu/cuda_fused.cu places it\n{} turns": "gpu/cuda_fused.cu 的放法\n{} 轮",
+      "as gpu/cuda_fused.cu places it\n{} turn": "gpu/cuda_fused.cu 的放法\n{} 轮",
       "bank": "存储体", "lanes that read from it": "读它的线程数"}
 
 
@@ -26,7 +26,8 @@ def draw(folder, root, facts):
         for bank in range(32):
             count = len(wanted.get(bank, []))
             axes.bar(bank, count, color="#d55e00" if count > 1 else "#009e73")
-        axes.set_title(f"{title}\n{max(map(len, wanted.values()))} turns", fontsize=10)
+        turns = max(map(len, wanted.values()))
+        axes.set_title(f"{title}\n{turns} turn{'s' * (turns > 1)}", fontsize=10)
         axes.set_xlabel("bank")
     both[0].set_ylabel("lanes that read from it", color=GREY)
     save(figure, folder, "cuda_fused_banks")

@@ -1,5 +1,6 @@
 """Tier cuda_simple: the memory sectors that one warp's load of a key channel touches."""
 import matplotlib.pyplot as plt
+from matplotlib.colors import to_rgb
 
 from figures import GREY, save
 
@@ -14,8 +15,9 @@ def draw(folder, root, facts):
                                                                          "sectors of 256")]):
         for sector in range(64):
             used = sum(1 for lane in range(32) if lane * E // 8 == sector)
-            axes.add_patch(plt.Rectangle((sector, -line), 0.85, 0.7, edgecolor=GREY, linewidth=0.5,
-                                         facecolor="#4a90d9", alpha=0.2 + 0.8 * used / 8 if used else 0.04))
+            blue = (*to_rgb("#4a90d9"), 0.2 + 0.8 * used / 8 if used else 0)
+            axes.add_patch(plt.Rectangle((sector, -line), 0.85, 0.7, facecolor=blue, linewidth=0.5,
+                                         edgecolor=(*to_rgb(GREY), 0.5)))
         touched = len({lane * E // 8 for lane in range(32)})
         axes.text(65, -line + 0.2, f"{label}:\n{touched} sectors", fontsize=9)
     axes.set_xlim(-1, 92)

@@ -66,7 +66,7 @@ def bars(folder, facts, record, file, name):
             rate = row["gflops"] / size if row else 0
             axes.barh(y, rate, height=0.7, color=colour(facts, who),
                       alpha=1 if name in ("", who) else 0.45)
-            axes.text(rate, y, f" {rate:.3g}" if row else " not measured", va="center",
+            axes.text(rate, y, f"\u00a0{rate:.3g}" if row else "\u00a0not measured", va="center",
                       fontsize=8.5 if row else 7)
         of_record(axes.set_title(short(case), fontsize=9))
         axes.set_xlim(0, 1.3 * max(row["gflops"] for row in best[case].values()) / size)
