@@ -11,6 +11,7 @@
 /// |-----------------------------------------------------|-------------------------------------|
 /// | few keys and queries, E = 64 or 128                 | fused kernel                        |
 /// | others                                              | pre-pass, main, second pass         |
+/// | of these without a mask, E up to 128, on sm_90a     | main and second pass by `wgmma`     |
 /// | max_relative_error: heads that exceed it            | and those of `cuda_mma`             |
 /// | no keys, or &#124;scale&#124; above 2^40            | `cuda_mma` alone                    |
 ///
@@ -45,14 +46,20 @@ struct Plan {
     bool exact = false;    // by cuda_mma alone
     bool limited = false;  // heads above the limit go to cuda_mma
     bool fused = false;
+    bool wgmma = false;
     Index value_columns = 0;
     gpu::MaskPlan mask;
     Piece value;                                         // packed copy
     Piece key, key_scale, sums, blocks, mean, floating;  // gpu::Int8Keys
     Index query_rows = 0;
     Piece query, factor, shift, without;  // gpu::Int8Queries
-    Piece again, samples, above, mma;
+    Piece again, next_block, samples, above, mma;
     gpu::Pieces pieces;
+
+    gpu::Strides value_strides(const Problem& p) const {
+        return value.used() ? gpu::packed_strides(p.value, p.S, value_columns)
+                            : gpu::strides_of(p.value);
+    }
 
     explicit Plan(const Problem& p) {
         exact = p.S == 0 || !(std::abs(p.scale) <= static_cast<double>(quantizable_largest));
@@ -67,6 +74,11 @@ struct Plan {
         if (p.dtype == DType::float32 || value_columns != p.Ev || !gpu::wide(p.value))
             value = pieces.take(gpu::packed_size(p.value, p.S, value_columns) * Saturating{2});
         const Index head_dim = gpu::int8_head_dim(p);
+        Int8Problem mapped;
+        mapped.problem = p;
+        mapped.value_stride = value_strides(p);
+        wgmma = gpu::has_wgmma() && mask.masking == gpu::Masking::none && head_dim <= 128 &&
+                gpu::can_map(mapped.values());
         const Saturating heads = counted(p.B) * counted(gpu::int8_key_heads(p));
         const Saturating of_64 = heads * counted((p.S + 63) / 64);
         key = pieces.take(of_64 * counted(64 * head_dim));
@@ -83,6 +95,7 @@ struct Plan {
         shift = pieces.take(all_rows * Saturating{sizeof(float)});
         without = pieces.take(all_rows);
         again = pieces.take(counted(p.B) * counted(p.Hq) * counted((p.L + rows - 1) / rows));
+        next_block = pieces.take(Saturating{sizeof(unsigned long long)});
         if (!limited) return;
         samples = pieces.take(Saturating{gpu::int8_sample_floats(p)} * Saturating{sizeof(float)});
         above = pieces.take(counted(p.B) * counted(p.Hq));
@@ -106,7 +119,8 @@ void run_on_device(const Problem& p) {
     int8.problem = p;
     int8.value_columns = static_cast<int>(plan.value_columns);
     int8.value = static_cast<const std::uint16_t*>(p.value.data);
-    int8.value_stride = gpu::strides_of(p.value);
+    int8.value_stride = plan.value_strides(p);
+    int8.wgmma = plan.wgmma;
     int8.wide_query = gpu::wide(p.query);
     int8.wide_key = gpu::wide(p.key);
     int8.wide_value = gpu::wide(p.value) && plan.value_columns == p.Ev;
@@ -129,6 +143,7 @@ void run_on_device(const Problem& p) {
     at(plan.shift, int8.queries.shift);
     at(plan.without, int8.queries.without);
     at(plan.again, int8.again);
+    at(plan.next_block, int8.next_block);
     plan.mask.prepare(int8, workspace.data(), stream);
     gpu::quantize_keys(int8, plan.mask.masking, stream);
     gpu::quantize_queries(int8, plan.mask.masking, stream);
@@ -136,7 +151,6 @@ void run_on_device(const Problem& p) {
         std::uint16_t* to = nullptr;
         at(plan.value, to);
         int8.value = to;
-        int8.value_stride = gpu::packed_strides(p.value, p.S, plan.value_columns);
         if (p.dtype == DType::float32)
             gpu::round_rows(p.value, to, int8.value_stride, plan.value_columns, stream);
         else
@@ -161,6 +175,7 @@ std::string variant(const Problem& p) {
     std::string text = plan.fused ? "fused" : "pre-pass over K";
     if (plan.mask.masking == gpu::Masking::bits) text += ", mask as bits";
     if (plan.mask.masking == gpu::Masking::bytes) text += ", mask as bytes";
+    if (plan.wgmma) text += ", wgmma";
     if (plan.value.used()) text += ", packed values";
     if (plan.limited) text += ", heads above the error limit by cuda_mma";
     return text;

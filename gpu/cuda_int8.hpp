@@ -10,14 +10,17 @@
 /// | cuda_int8_queries.cu   | the same over Q: integers                                      |
 /// | cuda_int8_tile.cuh     | the integer product, and its way back to scores                |
 /// | cuda_int8_kernel.cuh   | the main kernel; compiled by cuda_int8_{f16,bf16}.cu           |
+/// | cuda_int8_wgmma.cuh    | the same on sm_90a through `wgmma`, where there is no mask     |
+/// | cuda_int8_pipeline.cuh | its shared memory, its barriers, the thread that copies        |
 /// | cuda_int8_fused.cu     | small inputs: everything in one kernel                         |
 /// | cuda_int8_error.cu     | heads whose error is above the caller's limit                  |
 ///
-/// The softmax, the product with V, masks and stores are those of `cuda_mma`. A kernel for `wgmma`
-/// can read the same integers: rows of HeadDim bytes, one after the other.
+/// The softmax, the product with V, masks and stores are those of `cuda_mma`. Rows of integers lie
+/// in global memory as they will in shared memory, swizzled: a tile is one straight copy.
 #pragma once
 
 #include "cuda_mma.hpp"
+#include "tensor_map.hpp"
 
 #include <attn/quantize.hpp>
 
@@ -35,7 +38,7 @@ static_assert(smoothing_block == 64, "one bit for each key of a block");
 struct Int8Keys {
     Index heads = 0, blocks = 0;       ///< blocks of 64 keys; behind S come zeros
     int head_dim = 0;                  ///< E rounded up: 64, 128, 256
-    std::int8_t* key = nullptr;        ///< (B, heads, 64 blocks, head_dim)
+    std::int8_t* key = nullptr;        ///< (B, heads, 64 blocks, head_dim), rows `swizzled`
     float* scale = nullptr;            ///< (B, heads, 64 blocks)
     float* sums = nullptr;             ///< (B, heads, blocks, head_dim) on the way to the mean
     KeyBlock* block = nullptr;         ///< (B, heads, blocks)
@@ -51,7 +54,7 @@ struct Int8Keys {
 /// \brief Q as integers; `rows` is L rounded up to whole query tiles.
 struct Int8Queries {
     Index rows = 0;
-    std::int8_t* query = nullptr;  ///< (B, Hq, rows, head_dim)
+    std::int8_t* query = nullptr;  ///< (B, Hq, rows, head_dim), rows `swizzled` (fragments.hpp)
     float* factor = nullptr;       ///< (B, Hq, rows) step * |scale|, in the kernel's units
     float* shift = nullptr;        ///< (B, Hq, rows) q . mean, which smoothing took; for logsumexp
     std::uint8_t* without = nullptr;  ///< (B, Hq, rows) 1: a number of the row has no integer
@@ -62,7 +65,20 @@ struct Int8Problem : MmaProblem {
     Int8Keys keys;
     Int8Queries queries;
     bool wide_query = false, wide_key = false, wide_value = false;  ///< 16 bytes at a time
-    std::uint8_t* again = nullptr;  ///< (B, Hq, query tiles) set: for the second pass
+    /// (B, Hq, query tiles) set: for the second pass. The pre-pass makes them 0, and this:
+    std::uint8_t* again = nullptr;
+    unsigned long long* next_block = nullptr;  ///< of rows that nobody has taken yet
+    bool wgmma = false;                        ///< by the kernel of cuda_int8_wgmma.cuh
+
+    MappedRows values() const {
+        return {problem.dtype == DType::float16 ? DType::float16 : DType::bfloat16,
+                value,
+                problem.B,
+                problem.H,
+                problem.S,
+                value_columns,
+                value_stride};
+    }
 };
 
 /// \brief Columns of a kernel: E and Ev rounded up.

@@ -37,6 +37,43 @@ __device__ inline const float* lane_factors(const unsigned char* shared, int war
            c_row(lane, 0);
 }
 
+/// \brief Says whether the second pass has to look at this block. The work of all its threads.
+/// \param finite  the thread's results
+template <class Shape>
+__device__ inline void mark_again(const Int8Problem& p, Index first_block, bool finite) {
+    const Place<Shape> place(p, first_block);
+    const Index head = place.b * p.problem.Hq + place.h;
+    const bool without =
+        threadIdx.x < Shape::rows && place.first_row + threadIdx.x < p.problem.L &&
+        p.queries.without[head * p.queries.rows + place.first_row + threadIdx.x] != 0;
+    const bool again = __syncthreads_or(without || (!finite && can_hide(p.problem)));
+    if (threadIdx.x == 0)
+        p.again[first_block + blockIdx.x] =
+            again || p.keys.floating[p.keys.place(p.problem, place.b, place.h)];
+}
+
+/// \brief Of the block's rows, a warp's: those that meet numbers without integers, or see values
+///        that are not finite, one by one.
+template <class Shape>
+__device__ inline void repair_rows(const Int8Problem& p, Index first_block) {
+    const Problem& problem = p.problem;
+    const Place<Shape> place(p, first_block);
+    const Index b = place.b, h = place.h, head = p.keys.place(problem, b, h);
+    const Index warp_row = place.first_row + threadIdx.x / 32 * Shape::warp_rows;
+    __syncwarp();  // the rows' first results are written before their second ones
+    for (int row = 0; row < Shape::warp_rows; ++row) {
+        const Index i = warp_row + row;
+        if (i >= problem.L) break;
+        const bool floating =
+            p.queries.without[(b * problem.Hq + h) * p.queries.rows + i] != 0 ||
+            meets_floating(problem, b, h, i, p.keys.block + head * p.keys.blocks, p.keys.blocks);
+        if (problem.dtype == DType::float32)
+            careful_row<float>(problem, b, h, i, 0, 256, floating);
+        else
+            careful_row<typename Shape::Element>(problem, b, h, i, 0, 256, floating);
+    }
+}
+
 //! [kernel]
 template <class Shape, Masking masking, class MaskElement>
 __global__ void __launch_bounds__(Shape::threads, 2)
@@ -161,10 +198,9 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 
     // ---- out = sum of weighted values / sum of weights, through the tiles that have been read
     const Place<Shape> end(p, first_block);
-    const Index at = (end.b * problem.Hq + end.h) * p.queries.rows + end.first_row;
-    const bool without = threadIdx.x < Shape::rows && p.queries.without[at + threadIdx.x] != 0;
     rows.finish_sums();
-    const float* shift = p.queries.shift + at;
+    const float* shift =
+        p.queries.shift + (end.b * problem.Hq + end.h) * p.queries.rows + end.first_row;
     float factor[Shape::MTiles][2];
     read_factors(factor, lane_factors<Shape>(shared, warp, lane));
     const auto finish = [&](const auto& unit) {
@@ -175,10 +211,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         finite = finish(float{Rows::log2_e});
     else
         finite = finish(factor);
-    const bool again = __syncthreads_or(without || (!finite && can_hide(problem)));
-    if (threadIdx.x == 0)
-        p.again[first_block + blockIdx.x] =
-            again || p.keys.floating[p.keys.place(problem, end.b, end.h)];
+    mark_again<Shape>(p, first_block, finite);
 }
 
 //! [second pass]
@@ -202,9 +235,7 @@ __device__ inline void int8_again(const Int8Problem& p, Index first_block) {
     const Index head = p.keys.place(problem, b, h), first_key = head * p.keys.blocks * 64;
     const Index last_row = first_row + (rows_left < Shape::rows ? rows_left : Shape::rows) - 1;
 
-    __shared__ std::uint8_t without[Shape::rows];
     const Index of_all = (b * problem.Hq + h) * p.queries.rows + first_row;
-    if (threadIdx.x < Shape::rows) without[threadIdx.x] = p.queries.without[of_all + threadIdx.x];
     copy_queries<Shape>(p, b, h, first_row, base);
     copy_async_commit();
     copy_async_wait<0>();
@@ -259,18 +290,7 @@ __device__ inline void int8_again(const Int8Problem& p, Index first_block) {
         finish(float{Rows::log2_e});
     else
         finish(factor);
-    __syncwarp();  // the rows' first results are written before their second ones
-    for (int row = 0; row < Shape::warp_rows; ++row) {
-        const Index i = warp_row + row;
-        if (i >= problem.L) break;
-        const bool floating =
-            without[warp * Shape::warp_rows + row] != 0 ||
-            meets_floating(problem, b, h, i, p.keys.block + head * p.keys.blocks, p.keys.blocks);
-        if (problem.dtype == DType::float32)
-            careful_row<float>(problem, b, h, i, 0, 256, floating);
-        else
-            careful_row<T>(problem, b, h, i, 0, 256, floating);
-    }
+    repair_rows<Shape>(p, first_block);
 }
 
 template <class Shape, bool natural>

@@ -94,6 +94,7 @@ __device__ bool measure_whole_keys(const Int8Problem& p, Index b, Index hk, Inde
 template <int HeadDim, bool whole>
 __global__ void __launch_bounds__(threads_per_block, whole ? 5 : 1)
     measure_kernel(const __grid_constant__ Int8Problem p, bool bits, Index first_block) {
+    start_next_kernel();
     constexpr int group_threads = whole ? HeadDim : 32;
     const int group = static_cast<int>(threadIdx.x) / group_threads;
     const Index index = (first_block + blockIdx.x) * (threads_per_block / group_threads) + group;
@@ -124,6 +125,8 @@ __global__ void __launch_bounds__(threads_per_block, whole ? 5 : 1)
 template <int HeadDim>
 __global__ void __launch_bounds__(threads_per_block)
     mean_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
+    start_next_kernel();
+    wait_for_last_kernel();
     const Index n = first_block + blockIdx.x;
     const KeyBlock* block = p.keys.block + n * p.keys.blocks;
     const float* sums = p.keys.sums + n * p.keys.blocks * HeadDim;
@@ -178,8 +181,7 @@ __device__ void round_whole_keys(const Int8Problem& p, const KeyHead& head, Inde
             auto* const to = reinterpret_cast<uint4*>(p.keys.key + of_all * HeadDim);
             for (int index = thread; index < rows * pieces && index / pieces < left;
                  index += threads_per_block)
-                to[index] = *reinterpret_cast<const uint4*>(
-                    tile + swizzled<HeadDim>(index / pieces, index % pieces));
+                to[index] = reinterpret_cast<const uint4*>(tile)[index];
             __syncthreads();  // before the next rows
         }
     });
@@ -189,6 +191,8 @@ __device__ void round_whole_keys(const Int8Problem& p, const KeyHead& head, Inde
 template <int HeadDim, bool whole>
 __global__ void __launch_bounds__(threads_per_block, whole ? 3 : 1)
     quantize_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
+    start_next_kernel();
+    wait_for_last_kernel();
     __shared__ float mean[HeadDim];
     const Index parts = (p.keys.blocks * 64 + keys_at_once - 1) / keys_at_once;
     const Index n = (first_block + blockIdx.x) / parts;
@@ -209,7 +213,7 @@ __global__ void __launch_bounds__(threads_per_block, whole ? 3 : 1)
                 round_keys<T, HeadDim, 64, threads_per_block>(
                     p.problem, head.b, head.hk, i * 64, p.keys.block[block], p.wide_key, mean,
                     [&](int j, int piece) {
-                        return reinterpret_cast<uint4*>(key + j * HeadDim + piece * lane_channels);
+                        return reinterpret_cast<uint4*>(key + swizzled<HeadDim>(j, piece));
                     },
                     p.keys.scale + first_key, rotate, staging);
             }
@@ -224,9 +228,9 @@ void launch_both(const Int8Problem& p, Masking masking, cudaStream_t stream) {
     launch<measure_kernel<HeadDim, whole>>((heads * blocks + groups - 1) / groups,
                                            threads_per_block, 0, stream, p,
                                            masking == Masking::bits);
-    launch<mean_kernel<HeadDim>>(heads, threads_per_block, 0, stream, p);
+    launch_early<mean_kernel<HeadDim>>(heads, threads_per_block, 0, stream, p);
     const Index parts = (blocks * 64 + keys_at_once - 1) / keys_at_once;
-    launch<quantize_kernel<HeadDim, whole>>(heads * parts, threads_per_block, 0, stream, p);
+    launch_early<quantize_kernel<HeadDim, whole>>(heads * parts, threads_per_block, 0, stream, p);
 }
 
 template <int HeadDim>

@@ -17,8 +17,14 @@ constexpr int threads_per_block = 128;
 template <int HeadDim, int Rows, bool whole>
 __global__ void __launch_bounds__(threads_per_block, whole ? 3 : 1)
     queries_kernel(const __grid_constant__ Int8Problem p, bool natural, Index first_block) {
+    start_next_kernel();
+    wait_for_last_kernel();
     const Index index = first_block + blockIdx.x, tiles = p.queries.rows / Rows;
     const Index head = index / tiles, first_row = index % tiles * Rows;
+    if (threadIdx.x == 0) {  // what the main kernel expects: see Int8Problem
+        p.again[index] = false;
+        if (index == 0) *p.next_block = 0;
+    }
     const Index b = head / p.problem.Hq, h = head % p.problem.Hq;
     const Index at = head * p.queries.rows + first_row;  // of all heads
     std::int8_t* const query = p.queries.query + at * HeadDim;
@@ -41,11 +47,11 @@ __global__ void __launch_bounds__(threads_per_block, whole ? 3 : 1)
         __syncthreads();
         constexpr int pieces = HeadDim / 16;
         for (int n = static_cast<int>(threadIdx.x); n < Rows * pieces; n += threads_per_block)
-            reinterpret_cast<uint4*>(query)[n] = *place(n / pieces, n % pieces);
+            reinterpret_cast<uint4*>(query)[n] = reinterpret_cast<const uint4*>(tile)[n];
     } else {
         __shared__ float staging[threads_per_block / 32 * Rotation<HeadDim>::staging_floats];
         const auto place = [&](int row, int piece) {
-            return reinterpret_cast<uint4*>(query + row * HeadDim + piece * lane_channels);
+            return reinterpret_cast<uint4*>(query + swizzled<HeadDim>(row, piece));
         };
         visit_element(p.problem.dtype, [&]<class T>(T) {
             quantize_queries<T, HeadDim, Rows, threads_per_block>(
@@ -60,11 +66,11 @@ void launch_head_dim(const Int8Problem& p, Masking masking, cudaStream_t stream)
     const Index blocks = p.problem.B * p.problem.Hq * (p.queries.rows / rows);
     const bool natural = masking == Masking::additive;
     if (is_whole<HeadDim>(p.problem.E, p.wide_query))
-        launch<queries_kernel<HeadDim, rows, (HeadDim <= 128)>>(blocks, threads_per_block, 0,
-                                                                stream, p, natural);
+        launch_early<queries_kernel<HeadDim, rows, (HeadDim <= 128)>>(blocks, threads_per_block, 0,
+                                                                      stream, p, natural);
     else
-        launch<queries_kernel<HeadDim, rows, false>>(blocks, threads_per_block, 0, stream, p,
-                                                     natural);
+        launch_early<queries_kernel<HeadDim, rows, false>>(blocks, threads_per_block, 0, stream, p,
+                                                           natural);
 }
 
 }  // namespace

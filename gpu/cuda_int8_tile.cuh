@@ -104,18 +104,13 @@ struct KeyPlace {
 };
 static_assert(sizeof(KeyPlace) <= 80);
 
-/// \brief Starts the copy of `Rows` rows of `RowBytes` integers, which lie one after the other. The
-///        work of `thread`.
+/// \brief Starts the copy of `Rows` rows of `RowBytes` integers, which lie in global memory as they
+///        will in shared memory. The work of `thread`.
 template <int Rows, int RowBytes, int Threads>
 __device__ inline void copy_integers(std::uint32_t tile, const std::int8_t* from, unsigned thread) {
-    constexpr unsigned pieces = RowBytes / 16, step = Threads / pieces;  // rows
-    static_assert(step % 8 == 0, "the swizzle repeats after 8 rows: one address serves all copies");
-    tile +=
-        swizzled<RowBytes>(static_cast<int>(thread / pieces), static_cast<int>(thread % pieces));
-    from += thread * 16;
 #pragma unroll
-    for (int i = 0; i < Rows * int(pieces) / Threads; ++i)
-        copy_async_16(tile + i * step * RowBytes, from + i * Threads * 16);
+    for (unsigned i = 0; i < Rows * RowBytes / 16 / Threads; ++i)
+        copy_async_16(tile + (i * Threads + thread) * 16, from + (i * Threads + thread) * 16);
 }
 /// \brief The same for `Count` floats.
 template <int Count>

@@ -336,7 +336,7 @@ Index tiled_rows(bool is_query) { return is_query ? query_rows : keys; }
 
 }  // namespace
 
-bool tiled_float32(const Problem& p) { return can_tile_float32(p) && compute_capability() == 90; }
+bool tiled_float32(const Problem& p) { return can_tile_float32(p) && has_wgmma(); }
 
 Strides tiled_strides(const Problem& p, const TensorView& view, bool is_query, Saturating& size) {
     const Index rows = tiled_rows(is_query), tiles = (view.shape[2] + rows - 1) / rows;

@@ -195,6 +195,19 @@ struct WarpRows {
     ///        tiles then leave the sums alone. Whether a row moves depends on that row alone.
     template <class Unit>
     __device__ void grow(const Scores& score, const Unit& unit) {
+        raise(score, unit, [&](int m, int half, float shrink) {
+#pragma unroll
+            for (int n = 0; n < NO; ++n) {
+                out[m][n][2 * half] *= shrink;
+                out[m][n][2 * half + 1] *= shrink;
+            }
+        });
+    }
+    /// \brief The same for maxima and sums.
+    /// \param then(m, half, shrink)  is to multiply the row's `out` by `shrink`
+    /// \return false if no row of the warp moves: `then` was not called
+    template <class Unit, class Then>
+    __device__ bool raise(const Scores& score, const Unit& unit, Then&& then) {
         constexpr float slack = 8;
         float largest[MT][2];
         bool grows = false;
@@ -211,7 +224,7 @@ struct WarpRows {
                 largest[m][half] = x;
                 grows = grows || (x - max[m][half]) * of_row(unit, m, half) > slack;
             }
-        if (!__any_sync(~0u, grows)) return;
+        if (!__any_sync(~0u, grows)) return false;
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -222,12 +235,9 @@ struct WarpRows {
                 const float shrink = moves ? exp2_fast(gap * own) : 1.0f;
                 if (moves) max[m][half] = largest[m][half];
                 sum[m][half] *= shrink;
-#pragma unroll
-                for (int n = 0; n < NO; ++n) {
-                    out[m][n][2 * half] *= shrink;
-                    out[m][n][2 * half + 1] *= shrink;
-                }
+                then(m, half, shrink);
             }
+        return true;
     }
 
     /// \brief 2^(score - max).
@@ -253,6 +263,21 @@ struct WarpRows {
                     //! [weigh]
                 }
             }
+    }
+
+    /// \brief The same in place, the weights not yet rounded.
+    template <class Unit>
+    __device__ void exponentiate(Scores& score, const Unit& unit) {
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int n = 0; n < NS; ++n)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    float& s = score[m][n][i];
+                    s = weight(s, of_row(unit, m, i / 2), max[m][i / 2]);
+                    sum[m][i / 2] += s;
+                }
     }
 
     /// \brief out += weights V.

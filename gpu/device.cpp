@@ -81,6 +81,14 @@ int compute_capability() {
     return 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
            attribute(cudaDevAttrComputeCapabilityMinor);
 }
+
+bool has_wgmma() {
+#if defined(ATTN_SM90A)
+    return compute_capability() == 90;
+#else
+    return false;  // code for other architectures runs there, but its kernels for sm_90a are empty
+#endif
+}
 int shared_memory() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 int multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
 

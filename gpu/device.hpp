@@ -70,6 +70,8 @@ inline cudaStream_t stream_of(const Problem& p) { return static_cast<cudaStream_
 /// \brief Of the current device: 90 for 9.0; and its multiprocessors. 0 if there is none.
 int compute_capability();
 int multiprocessors();
+/// \brief Is it a 9.0, and was this library compiled for its own instructions (sm_90a)?
+bool has_wgmma();
 int shared_memory();  ///< bytes that a block may have
 
 /// \brief Blocks of a second pass over `blocks` marks: two for each multiprocessor at most.

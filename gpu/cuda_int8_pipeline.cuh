@@ -1,0 +1,155 @@
+/// \file
+/// \brief How tiles come to the kernel of cuda_int8_wgmma.cuh: its places in shared memory, its
+///        barriers, and the thread that copies.
+///
+/// Every tile has two barriers: *full* ends when its bytes have arrived, *empty* when the last warp
+/// has read it. The copying thread runs ahead of the others by as many tiles as there are stages,
+/// also from one block of rows to the next.
+#pragma once
+
+#include "cuda_int8_kernel.cuh"
+#include "tensor_map.hpp"
+#include "wgmma.cuh"
+
+namespace attn::gpu {
+
+/// \brief Sizes of the kernel; `MmaShape` has those of values and the output. Registers decide them.
+///        At HeadDim = 64 a third group of warps pays: the weights take longer than the products,
+///        and two groups leave half of the issue slots empty.
+template <class T, int HeadDim>
+using Int8WgmmaBase =
+    MmaShape<T, HeadDim, HeadDim == 64 ? 12 : 8, 1, HeadDim == 64 ? 64 : 128, false>;
+template <class T, int HeadDim>
+struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
+    using Base = Int8WgmmaBase<T, HeadDim>;
+    // Of a thread: all get as many at the start, then they are dealt out anew.
+    static constexpr int consumer_registers = HeadDim == 64 ? 160 : 232;
+    static constexpr int copier_registers = HeadDim == 64 ? 32 : 40;
+    static constexpr int consumers = Base::threads;
+    static constexpr int all_threads = consumers + 128;  // four warps more, of which one copies
+    // A tile is on its way for longer than the one before it takes.
+    static constexpr int stages = HeadDim == 64 ? 4 : 3;
+    static constexpr int planes = HeadDim / 64, plane_bytes = Base::Keys * 128;
+    static constexpr int int8_query_bytes = Base::rows * HeadDim;
+    static constexpr int int8_tile_bytes = Base::Keys * HeadDim;
+    static constexpr int scale_bytes = Base::Keys * 4;
+    static constexpr int key_at = int8_query_bytes;
+    static constexpr int value_at = key_at + stages * int8_tile_bytes;
+    static constexpr int out_at = value_at + stages * Base::tile_bytes;
+    static constexpr int scale_at = out_at + Base::query_bytes;
+    static constexpr int barriers_at = scale_at + stages * scale_bytes;
+    static constexpr int shared_bytes = barriers_at + 256 + 1024;  // tiles start at 1024 bytes
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/// \brief The kernel's barriers: addresses in shared memory.
+template <int stages>
+struct Int8Barriers {
+    std::uint32_t base;
+    static constexpr int count = 4 * stages + 2;
+    __device__ std::uint32_t key_full(int stage) const { return base + 8 * stage; }
+    __device__ std::uint32_t key_empty(int stage) const { return base + 8 * (stages + stage); }
+    __device__ std::uint32_t value_full(int stage) const { return base + 8 * (2 * stages + stage); }
+    __device__ std::uint32_t value_empty(int stage) const {
+        return base + 8 * (3 * stages + stage);
+    }
+    __device__ std::uint32_t query_full() const { return base + 8 * 4 * stages; }
+    __device__ std::uint32_t query_empty() const { return query_full() + 8; }
+    static constexpr int bytes = 8 * count;
+
+    /// \param warps  that empty a stage
+    __device__ void set(int warps) const {
+        for (int stage = 0; stage < stages; ++stage) {
+            barrier_set(key_full(stage), 1);
+            barrier_set(value_full(stage), 1);
+            barrier_set(key_empty(stage), warps);
+            barrier_set(value_empty(stage), warps);
+        }
+        barrier_set(query_full(), 1);
+        barrier_set(query_empty(), warps);
+        fence_shared_for_wgmma();
+    }
+    __device__ void end() const {
+        for (int n = 0; n < count; ++n) barrier_end(base + 8 * n);
+    }
+};
+
+/// \brief The stage of one tile after the other, and how often it has been used, modulo 2.
+template <int stages>
+struct Turn {
+    int stage = 0, parity = 0;
+    __device__ void next() {
+        if (++stage == stages) stage = 0, parity ^= 1;
+    }
+};
+
+/// \brief Tiles of keys up to the last key that rows .. row may see.
+template <class Shape>
+__device__ inline int tiles_up_to(const Problem& p, Index row) {
+    return static_cast<int>((p.visible(row < p.L ? row : p.L - 1) + Shape::Keys - 1) / Shape::Keys);
+}
+
+/// \brief A block of rows. The copying thread finds it and leaves it in shared memory: the others
+///        have no registers for it, nor time for divisions.
+struct Int8Task {
+    Index block;  ///< -1: there is none
+    Index b, h, first_row;
+    Index row;   ///< the first one among all query rows
+    Index keys;  ///< among (B, heads of keys)
+};
+
+/// \brief Copies what a block of rows needs, tile by tile, as room comes free. The work of one thread.
+///        (A wait for parity ^ 1 does not wait at a stage that was never used.)
+template <class Shape>
+__device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& values, Index block,
+                                       volatile Int8Task& task, std::uint32_t memory,
+                                       const Int8Barriers<Shape::stages>& barriers,
+                                       Turn<Shape::stages>& turn) {
+    constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
+    const Problem& problem = p.problem;
+    const Place<Shape> place(p, block - blockIdx.x);
+    const Index row = (place.b * problem.Hq + place.h) * p.queries.rows + place.first_row;
+    const Index keys_at = p.keys.place(problem, place.b, place.h);
+    task.block = block, task.b = place.b, task.h = place.h, task.first_row = place.first_row;
+    task.row = row, task.keys = keys_at;
+    const Index rows_left = p.queries.rows - place.first_row;
+    copy_bulk(memory, p.queries.query + row * HD,
+              (rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows) * HD,
+              barriers.query_full());
+    const Index head = keys_at * p.keys.blocks * 64;
+    const int value_head =
+        p.value_stride.head == 0 ? 0 : static_cast<int>(problem.key_head(place.h));
+    const int value_batch = p.value_stride.batch == 0 ? 0 : static_cast<int>(place.b);
+    const int tiles = tiles_up_to<Shape>(problem, place.first_row + Shape::rows - 1);
+    //! [copier]
+    for (int j = 0; j < tiles; ++j, turn.next()) {
+        const int stage = turn.stage;
+        const Index at = static_cast<Index>(j) * KT, left = p.keys.blocks * 64 - at;
+        const int keys = left < KT ? static_cast<int>(left) : KT;
+        barrier_wait(barriers.key_empty(stage), turn.parity ^ 1);
+        barrier_expect(barriers.key_full(stage), keys * (HD + 4));
+        copy_bytes(memory + Shape::key_at + stage * Shape::int8_tile_bytes,
+                   p.keys.key + (head + at) * HD, keys * HD, barriers.key_full(stage));
+        copy_bytes(memory + Shape::scale_at + stage * Shape::scale_bytes, p.keys.scale + head + at,
+                   keys * 4, barriers.key_full(stage));
+        barrier_wait(barriers.value_empty(stage), turn.parity ^ 1);
+        barrier_expect(barriers.value_full(stage), Shape::tile_bytes);
+#pragma unroll
+        for (int plane = 0; plane < Shape::planes; ++plane)
+            copy_box(
+                memory + Shape::value_at + stage * Shape::tile_bytes + plane * Shape::plane_bytes,
+                &values, plane * 64, static_cast<int>(at), value_head, value_batch,
+                barriers.value_full(stage));
+    }
+    //! [copier]
+}
+
+/// \brief The block's shared memory from a multiple of 1024 bytes on.
+__device__ inline unsigned char* whole_kilobytes(unsigned char* raw) {
+    return raw + (1024 - shared_address(raw) % 1024) % 1024;
+}
+
+#endif  // sm_90a
+
+}  // namespace attn::gpu

@@ -1,0 +1,278 @@
+/// \file
+/// \brief The main kernel of `cuda_int8` on sm_90a, without a mask: the same integers through
+///        `wgmma`, which reads keys and values from shared memory, for four warps at a time.
+///
+///     shared memory   query tile   (rows, HeadDim)             bytes
+///                     key tiles    (stages, Keys, HeadDim)     bytes, with (stages, Keys) steps
+///                     value tiles  (stages, planes, Keys, 64)  16 bits; planes of 64 columns
+///                     out tile     (rows, HeadDim)             16 bits
+///     registers       product      (64, Keys) of a group       int32, then scores, then weights
+///                     out          (64, HeadDim)               float32
+///
+/// | HeadDim | rows            | Keys | stages |
+/// |---------|-----------------|------|--------|
+/// | 64      | 192: 3 groups   | 64   | 4      |
+/// | 128     | 128: 2 groups   | 128  | 3      |
+///
+/// One warp copies (cuda_int8_pipeline.cuh); groups of four warps compute, 64 rows each. While a
+/// group's tensor cores add the weighted values of one tile, its other units turn the next tile's
+/// products into weights: both products are started before the first is waited for.
+///
+/// \par Source
+/// Shah et al. 2024, "FlashAttention-3", sections 3.1 and 3.2.
+#pragma once
+
+#include "cuda_int8_pipeline.cuh"
+
+namespace attn::gpu {
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/// \brief Starts product = Q K^T.
+template <class Shape>
+__device__ __forceinline__ void start_product(int (&product)[Shape::Keys / 8][4],
+                                              const std::uint32_t (&query)[Shape::HeadDim / 32][4],
+                                              std::uint64_t key) {
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < Shape::HeadDim / 32; ++k) wgmma_rows(product, query[k], key + 2 * k, k > 0);
+    wgmma_commit();
+}
+/// \brief Starts out += weights V.
+template <class Shape, int Columns>
+__device__ __forceinline__ void start_values(float (&out)[Columns][4],
+                                             const std::uint32_t (&weights)[Shape::Keys / 16][4],
+                                             std::uint64_t value) {
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < Shape::Keys / 16; ++k)
+        wgmma_columns<typename Shape::Element>(out, weights[k], value + k * 128, true);
+    wgmma_commit();
+}
+
+/// \brief What the other warps do: the rows of a block, all tiles of keys, then the results.
+/// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
+/// \return whether this thread's results are all finite
+template <class Shape, bool second>
+__device__ __forceinline__ bool attend_integers(const Int8Problem& p, const volatile Int8Task& task,
+                                                unsigned char* shared,
+                                                const Int8Barriers<Shape::stages>& barriers,
+                                                Turn<Shape::stages>& key_turn,
+                                                Turn<Shape::stages>& value_turn) {
+    using T = typename Shape::Element;
+    using Rows = WarpRows<typename Shape::Base>;
+    constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
+    const std::uint32_t memory = shared_address(shared);
+    const Problem& problem = p.problem;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = warp / 4;
+    const Index first_row = task.first_row;
+    const int tiles = tiles_up_to<Shape>(problem, first_row + Shape::rows - 1);
+    const Index group_row = first_row + group * 64, warp_row = first_row + warp * 16;
+    const int own_tiles = group_row < problem.L ? tiles_up_to<Shape>(problem, group_row + 63) : 0;
+    const int first_partial = static_cast<int>(problem.visible(group_row) / KT);
+    // Rows behind the last one have no factor.
+    const float* row_factor =
+        p.queries.factor + task.row + (own_tiles > 0 ? warp * 16 : 0) + lane / 4;
+    const float factor[1][2] = {{row_factor[0], row_factor[8]}};
+    Rows rows;
+    rows.clear();
+
+    const auto start_scores = [&](auto& product, const auto& query) {
+        barrier_wait(barriers.key_full(key_turn.stage), key_turn.parity);
+        start_product<Shape>(
+            product, query,
+            rows_at<HD>(memory + Shape::key_at + key_turn.stage * Shape::int8_tile_bytes));
+    };
+    const auto value_tile = [&] {
+        return two_planes_at(memory + Shape::value_at + value_turn.stage * Shape::tile_bytes,
+                             Shape::plane_bytes);
+    };
+    const auto wait_for_values = [&](const Turn<Shape::stages>& turn) {
+        barrier_wait(barriers.value_full(turn.stage), turn.parity);
+        if constexpr (second) {
+            make_finite<T>(shared + Shape::value_at + turn.stage * Shape::tile_bytes,
+                           Shape::tile_bytes, threadIdx.x, Shape::consumers);
+            fence_shared_for_wgmma();
+            barrier_of(2, Shape::consumers);
+        }
+    };
+    const auto release = [&](std::uint32_t barrier) {
+        __syncwarp();
+        if (fresh_lane() == 0) barrier_arrive(barrier);
+    };
+    const auto release_values = [&] {
+        release(barriers.value_empty(value_turn.stage));
+        value_turn.next();
+    };
+    int product[1][KT / 8][4];
+    typename Rows::Scores score;
+    std::uint32_t weights[KT / 16][4];
+    float shrink[2];
+    // The products of tile j become weights, not yet packed; maxima and sums move.
+    const auto weigh = [&](int j) {
+        wgmma_use(product[0]);
+        // Numbers of the lane anew: what is kept through the loop would be spilled.
+        const int fresh = fresh_lane();
+        const float* step = reinterpret_cast<const float*>(shared + Shape::scale_at) +
+                            key_turn.stage * KT + c_column(fresh, 0);
+#pragma unroll
+        for (int n = 0; n < KT / 8; ++n) {
+            const float2 two = *reinterpret_cast<const float2*>(step + 8 * n);
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                score[0][n][i] =
+                    static_cast<float>(product[0][n][i]) * (i % 2 == 0 ? two.x : two.y);
+        }
+        release(barriers.key_empty(key_turn.stage));
+        key_turn.next();
+        if (j >= first_partial)
+            hide_beyond<Shape>(score, problem, warp_row + c_row(fresh, 0),
+                               static_cast<Index>(j) * KT + c_column(fresh, 0));
+        const bool moves =
+            rows.raise(score, factor, [&](int, int half, float by) { shrink[half] = by; });
+        rows.exponentiate(score, factor);
+        return moves;
+    };
+    const auto pack_weights = [&] {
+#pragma unroll
+        for (int n = 0; n < KT / 8; ++n)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+                weights[n / 2][n % 2 * 2 + half] =
+                    pack<T>(score[0][n][2 * half], score[0][n][2 * half + 1]);
+    };
+
+    std::uint32_t query[HD / 32][4];
+    const std::uint32_t query_row = query_lane<HD>(memory, warp * 16, lane);
+#pragma unroll
+    for (int k = 0; k < HD / 32; ++k) load_matrices(query[k], query_row ^ (k * 32));
+    release(barriers.query_empty());
+    if (own_tiles > 0) {
+        start_scores(product[0], query);
+        wgmma_wait<0>();
+        weigh(0);
+        pack_weights();
+        wait_for_values(value_turn);
+        //! [wgmma loop]
+        for (int j = 1; j < own_tiles; ++j) {
+            start_scores(product[0], query);
+            start_values<Shape>(rows.out[0], weights, value_tile());
+            wgmma_wait<1>();  // the products of tile j are there; the values before are being added
+            const bool moves = weigh(j);
+            Turn<Shape::stages> next = value_turn;
+            next.next();
+            wait_for_values(next);  // a branch, behind which ptxas puts few of the exponentials
+            wgmma_wait<0>();
+            wgmma_use(rows.out[0]);
+            release_values();
+            if (moves)
+#pragma unroll
+                for (int n = 0; n < HD / 8; ++n)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) rows.out[0][n][i] *= shrink[i / 2];
+            pack_weights();
+        }
+        //! [wgmma loop]
+        start_values<Shape>(rows.out[0], weights, value_tile());
+        wgmma_wait<0>();
+        wgmma_use(rows.out[0]);
+        release_values();
+    }
+    for (int j = own_tiles; j < tiles; ++j) {  // tiles that only other groups use
+        barrier_wait(barriers.key_full(key_turn.stage), key_turn.parity);
+        release(barriers.key_empty(key_turn.stage));
+        key_turn.next();
+        wait_for_values(value_turn);
+        release_values();
+    }
+    rows.finish_sums();
+    return write_int8_rows<Shape>(p, rows, factor, shared + Shape::out_at,
+                                  p.queries.shift + task.row, task.b, task.h, task.first_row);
+}
+
+#endif  // sm_90a
+
+/// \brief One block a multiprocessor, which takes one block of rows after the other: while the
+///        results of one are written, the tiles of the next are under way.
+/// \param blocks  of rows
+template <class Shape>
+__global__ void __launch_bounds__(Shape::all_threads, 1)
+    int8_wgmma_kernel(const __grid_constant__ Int8Problem p,
+                      const __grid_constant__ CUtensorMap values, Index blocks, Index) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    extern __shared__ unsigned char raw[];
+    unsigned char* const shared = whole_kilobytes(raw);
+    const Int8Barriers<Shape::stages> barriers{shared_address(shared) + Shape::barriers_at};
+    volatile Int8Task* const task =  // two: one in work, one to come
+        reinterpret_cast<Int8Task*>(shared + Shape::barriers_at + barriers.bytes);
+    if (threadIdx.x == 0) barriers.set(Shape::Warps);
+    wait_for_last_kernel();
+    __syncthreads();  // the barriers are there
+    int parity = 0;
+    if (threadIdx.x >= Shape::consumers) {
+        fewer_registers<Shape::copier_registers>();
+        if (threadIdx.x != Shape::consumers) return;
+        Turn<Shape::stages> turn;
+        //! [wgmma blocks]
+        const auto take = [&] { return static_cast<Index>(atomicAdd(p.next_block, 1ull)); };
+        for (Index block = take(), next; block < blocks; block = next, parity ^= 1) {
+            next = take();
+            barrier_wait(barriers.query_empty(), parity ^ 1);
+            copy_int8_tiles<Shape>(p, values, block, task[parity], shared_address(shared), barriers,
+                                   turn);
+        }
+        barrier_wait(barriers.query_empty(), parity ^ 1);
+        task[parity].block = -1;
+        barrier_arrive(barriers.query_full());
+        //! [wgmma blocks]
+        return;
+    }
+    more_registers<Shape::consumer_registers>();
+    Turn<Shape::stages> key_turn, value_turn;
+    while (true) {
+        barrier_wait(barriers.query_full(), parity);
+        if (task[parity].block < 0) return;
+        const bool finite =
+            attend_integers<Shape, false>(p, task[parity], shared, barriers, key_turn, value_turn);
+        // Rows for the second pass? The pre-pass has set the marks to 0.
+        const int lane = fresh_lane(), row = static_cast<int>(fresh_thread()) / 32 * 16 + lane;
+        const bool without = lane < 16 && task[parity].first_row + row < p.problem.L &&
+                             p.queries.without[task[parity].row + row] != 0;
+        const bool again =
+            without || (!finite && can_hide(p.problem)) || p.keys.floating[task[parity].keys] != 0;
+        if (__any_sync(~0u, again) && lane == 0) p.again[task[parity].block] = true;
+        parity ^= 1;
+    }
+#endif
+}
+
+/// \brief See `int8_again_kernel`.
+template <class Shape>
+__global__ void __launch_bounds__(Shape::all_threads, 1)
+    int8_wgmma_again_kernel(const __grid_constant__ Int8Problem p,
+                            const __grid_constant__ CUtensorMap values, Index blocks, Index) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    extern __shared__ unsigned char raw[];
+    unsigned char* const shared = whole_kilobytes(raw);
+    const Int8Barriers<Shape::stages> barriers{shared_address(shared) + Shape::barriers_at};
+    volatile Int8Task& task =
+        *reinterpret_cast<Int8Task*>(shared + Shape::barriers_at + barriers.bytes);
+    for_marked<Shape::all_threads>(p.again, blocks, [&](Index block) {
+        if (threadIdx.x == 0) barriers.set(Shape::Warps);
+        __syncthreads();  // the barriers are there
+        Turn<Shape::stages> turn, value_turn;
+        if (threadIdx.x == Shape::consumers)
+            copy_int8_tiles<Shape>(p, values, block, task, shared_address(shared), barriers, turn);
+        __syncwarp();
+        if (threadIdx.x < Shape::consumers) {
+            barrier_wait(barriers.query_full(), 0);
+            attend_integers<Shape, true>(p, task, shared, barriers, turn, value_turn);
+        }
+        __syncthreads();  // they have served
+        if (threadIdx.x == 0) barriers.end();
+        if (threadIdx.x < Shape::consumers) repair_rows<Shape>(p, block - blockIdx.x);
+    });
+#endif
+}
+
+}  // namespace attn::gpu

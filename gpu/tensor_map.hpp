@@ -1,0 +1,29 @@
+/// \file
+/// \brief A tensor as the copy engine of sm_90 (TMA) wants it described: `copy_box` (wgmma.cuh)
+///        then copies a box of it to shared memory, swizzled, with zeros for what lies outside.
+///
+/// \par Source
+/// CUDA driver API 13.0, section 6.34, "Tensor Map Object Management".
+#pragma once
+
+#include "cuda_mma.hpp"
+
+#include <cuda.h>
+
+namespace attn::gpu {
+
+/// \brief (B, H, rows, columns) of 16-bit elements, rows contiguous.
+struct MappedRows {
+    DType dtype = DType::bfloat16;
+    const std::uint16_t* data = nullptr;  ///< a multiple of 16 bytes
+    Index B = 1, H = 1, rows = 0, columns = 0;
+    Strides stride;  ///< multiples of 8 elements; 0: the original repeats, its coordinate is 0
+};
+
+/// \brief Can the engine walk these strides? Not backwards, and not along rows that repeat.
+bool can_map(const MappedRows& from);
+/// \brief The map, for boxes of `box_rows` rows of 64 columns: 128 bytes, swizzled as
+///        `swizzled<128>` says.
+CUtensorMap map_rows(const MappedRows& from, int box_rows);
+
+}  // namespace attn::gpu
