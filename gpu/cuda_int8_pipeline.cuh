@@ -58,16 +58,17 @@ struct Int8Barriers {
     __device__ std::uint32_t query_empty() const { return query_full() + 8; }
     static constexpr int bytes = 8 * count;
 
-    /// \param warps  that empty a stage
+    /// \param warps  that empty a stage: one lane of each arrives where only `wgmma` has read, all
+    ///        lanes where each has read for itself
     __device__ void set(int warps) const {
         for (int stage = 0; stage < stages; ++stage) {
             barrier_set(key_full(stage), 1);
             barrier_set(value_full(stage), 1);
-            barrier_set(key_empty(stage), warps);
+            barrier_set(key_empty(stage), 32 * warps);
             barrier_set(value_empty(stage), warps);
         }
         barrier_set(query_full(), 1);
-        barrier_set(query_empty(), warps);
+        barrier_set(query_empty(), 32 * warps);
         fence_shared_for_wgmma();
     }
     __device__ void end() const {

@@ -96,12 +96,13 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
             barrier_of(2, Shape::consumers);
         }
     };
-    const auto release = [&](std::uint32_t barrier) {
-        __syncwarp();
-        if (fresh_lane() == 0) barrier_arrive(barrier);
+    const auto release_keys = [&] {
+        barrier_arrive(barriers.key_empty(key_turn.stage));
+        key_turn.next();
     };
     const auto release_values = [&] {
-        release(barriers.value_empty(value_turn.stage));
+        __syncwarp();
+        if (fresh_lane() == 0) barrier_arrive(barriers.value_empty(value_turn.stage));
         value_turn.next();
     };
     int product[1][KT / 8][4];
@@ -123,8 +124,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                 score[0][n][i] =
                     static_cast<float>(product[0][n][i]) * (i % 2 == 0 ? two.x : two.y);
         }
-        release(barriers.key_empty(key_turn.stage));
-        key_turn.next();
+        release_keys();
         if (j >= first_partial)
             hide_beyond<Shape>(score, problem, warp_row + c_row(fresh, 0),
                                static_cast<Index>(j) * KT + c_column(fresh, 0));
@@ -146,7 +146,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     const std::uint32_t query_row = query_lane<HD>(memory, warp * 16, lane);
 #pragma unroll
     for (int k = 0; k < HD / 32; ++k) load_matrices(query[k], query_row ^ (k * 32));
-    release(barriers.query_empty());
+    barrier_arrive(barriers.query_empty());
     if (own_tiles > 0) {
         start_scores(product[0], query);
         wgmma_wait<0>();
@@ -180,8 +180,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     }
     for (int j = own_tiles; j < tiles; ++j) {  // tiles that only other groups use
         barrier_wait(barriers.key_full(key_turn.stage), key_turn.parity);
-        release(barriers.key_empty(key_turn.stage));
-        key_turn.next();
+        release_keys();
         wait_for_values(value_turn);
         release_values();
     }
