@@ -166,9 +166,9 @@ def broken_links(site):
         bad += [f"{path.relative_to(site)} loads {link} from the network" for link in links.loaded]
         for link in links.found:
             target = urllib.parse.urlsplit(link)
-            if target.scheme or link.startswith(("#", "javascript:")):
+            if target.scheme or link == "#":
                 continue
-            to = (path.parent / urllib.parse.unquote(target.path)).resolve()
+            to = (path.parent / urllib.parse.unquote(target.path)).resolve() if target.path else path
             if not to.exists() or (target.fragment and to in pages
                                    and target.fragment not in pages[to].anchors):
                 bad.append(f"{path.relative_to(site)} links to {link}, which is not there")

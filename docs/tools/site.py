@@ -171,6 +171,21 @@ def run_doxygen(work, site, language, ids):
     result = subprocess.run(["doxygen", config], capture_output=True, text=True)
     if result.returncode != 0 or result.stderr:
         sys.exit(f"docs: Doxygen is not content with the {name} pages:\n{result.stderr}")
+    for page in out.glob("*.html"):
+        drop_empty_summaries(page)
+
+
+def drop_empty_summaries(page):
+    """Doxygen 1.9.4 links a page's summary to sections that it then leaves out."""
+    text = page.read_text()
+
+    def keep(match):
+        return match.group(0) if f'name="{match.group(1)}"' in text else ""
+
+    def summary(match):
+        links = re.sub(r'<a href="#([\w-]+)">[^<]*</a>(?: &#124;\n)?', keep, match.group(0))
+        return re.sub(r" &#124;\n(?=\s*</div>)", "", links)
+    page.write_text(re.sub(r'<div class="summary">.*?</div>', summary, text, flags=re.S))
 
 
 def main():

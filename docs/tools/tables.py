@@ -228,11 +228,13 @@ def measured(words, records, name, base):
 
 def all_measured(words, records):
     parts = []
+    machines = [record.machine for record in records]
     for record in records:
         rows = [[f"`{row['tier']}`"] + measured_row(words, row) for row in record.rows]
+        twice = machines.count(record.machine) > 1  # then the heading names the record, too
         text = measured_table(words, record, rows, first=[words["tier"]])
         failed = "".join(f"- {reason}\n" for reason in getattr(record, "failed", []))
-        parts.append(f"## {record.machine}\n" + text + "\n"
+        parts.append(f"## {record.machine}{': ' + record.file.removesuffix('.json') if twice else ''}\n" + text + "\n"
                      + (words["failed"] + "\n" + failed + "\n" if failed else "") + record.caption(words) + "\n")
     return "\n".join(parts) or words["not_measured"].format(what="any tier")
 
