@@ -27,6 +27,7 @@ int threads_of(const Problem& p) {
 }
 
 /// Working memory of one thread, in whole cache lines: two threads must not write to the same one.
+//! [own lines]
 std::size_t bytes_per_thread(const Problem& p) {
     const std::size_t bytes =
         visit_float(p.dtype, [&]<class T>(T) { return OnlineScratch<Compute<T>>::bytes(p); });
@@ -36,6 +37,7 @@ std::size_t bytes_per_thread(const Problem& p) {
 std::size_t scratch_bytes(const Problem& p) {
     return static_cast<std::size_t>(threads_of(p)) * bytes_per_thread(p);
 }
+//! [own lines]
 
 //! [share]
 void run(const Problem& p) {
