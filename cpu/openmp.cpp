@@ -26,8 +26,8 @@ int threads_of(const Problem& p) {
     return team_size(p, p.B * p.Hq * tasks_per_head(p), flops);
 }
 
-/// Working memory of one thread, in whole cache lines: two threads must not write to the same one.
 //! [own lines]
+/// Working memory of one thread, in whole cache lines: two threads must not write to the same one.
 std::size_t bytes_per_thread(const Problem& p) {
     const std::size_t bytes =
         visit_float(p.dtype, [&]<class T>(T) { return OnlineScratch<Compute<T>>::bytes(p); });
