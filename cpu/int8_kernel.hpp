@@ -33,8 +33,8 @@ struct Int8Head {
     float* value_scale;         ///< (blocks, Ev) over 255: weights are integers
     std::uint8_t* used;         ///< (S) 1: some query sees the key; 2: and it is not quantizable
     std::int32_t* not_integer;  ///< (blocks) keys marked 2
-    float* sums;                ///< (blocks, E) on the way to the mean
-    std::int32_t* counts;       ///< (blocks) keys in those sums
+    float* sums;                ///< (blocks that count, E) on the way to the mean
+    std::int32_t* counts;       ///< (blocks) keys in their sums
     std::size_t bytes;          ///< in all
 
     /// \param memory  null to count bytes only

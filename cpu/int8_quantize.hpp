@@ -109,8 +109,9 @@ void measure(const Problem& p, const Int8Head& head, Index block, float* memory)
     const Index end = first + int8_block < p.S ? first + int8_block : p.S;
     mark_used(p, first, end - first, scratch.line, head.used + first);
     head.not_integer[block] = head.counts[block] = 0;
-    float* const sum = head.sums + block * lines(p.E);  // (E)
-    for (Index e = 0; e < lines(p.E); ++e) sum[e] = 0;
+    const bool counts = counts_for_mean(first, p.S);
+    float* const sum = head.sums + block / smoothing_stride(p.S) * lines(p.E);  // (E)
+    for (Index e = 0; counts && e < lines(p.E); ++e) sum[e] = 0;
     for (Index j = first; j < end; ++j) {
         if (head.used[j] == 0) continue;
         fetch_row(p, p.key, j, p.E, scratch.line);
@@ -119,6 +120,7 @@ void measure(const Problem& p, const Int8Head& head, Index block, float* memory)
             ++head.not_integer[block];
             continue;
         }
+        if (!counts) continue;
         for (Index e = 0; e < p.E; e += width)
             store(sum + e, load(sum + e) + load(scratch.line + e));
         ++head.counts[block];
@@ -128,10 +130,12 @@ void measure(const Problem& p, const Int8Head& head, Index block, float* memory)
 void average(const Problem& p, const Int8Head& head) {
     Index tokens = 0;
     for (Index e = 0; e < lines(p.E); ++e) head.mean[e] = 0;
-    for (Index block = 0; block * int8_block < p.S; ++block) {
-        tokens += head.counts[block];
+    const Index stride = smoothing_stride(p.S);
+    for (Index sample = 0; sample * stride * int8_block < p.S; ++sample) {
+        tokens += head.counts[sample * stride];
+        const float* const sum = head.sums + sample * lines(p.E);  // (E)
         for (Index e = 0; e < p.E; e += width)
-            store(head.mean + e, load(head.mean + e) + load(head.sums + block * lines(p.E) + e));
+            store(head.mean + e, load(head.mean + e) + load(sum + e));
     }
     if (tokens == 0) return;
     for (Index e = 0; e < p.E; e += width)

@@ -37,7 +37,7 @@ Int8Head::Int8Head(const Problem& p, Int8Values values, int numbers_in_a_word, s
     take(value_scale, integers ? blocks : 0, lines_Ev);
     take(used, p.S, 1);
     take(not_integer, blocks, 1);
-    take(sums, blocks, lines_E);
+    take(sums, std::min(blocks, smoothing_samples), lines_E);
     take(counts, blocks, 1);
     bytes = used_bytes.count;
 }

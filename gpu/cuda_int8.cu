@@ -49,8 +49,8 @@ struct Plan {
     bool wgmma = false;
     Index value_columns = 0;
     gpu::MaskPlan mask;
-    Piece value;                                         // packed copy
-    Piece key, key_scale, sums, blocks, mean, floating;  // gpu::Int8Keys
+    Piece value;                                   // packed copy
+    Piece key, key_scale, blocks, mean, floating;  // gpu::Int8Keys
     Index query_rows = 0;
     Piece query, factor, shift, without;  // gpu::Int8Queries
     Piece again, next_block, samples, above, mma;
@@ -83,7 +83,6 @@ struct Plan {
         const Saturating of_64 = heads * counted((p.S + 63) / 64);
         key = pieces.take(of_64 * counted(64 * head_dim));
         key_scale = pieces.take(of_64 * Saturating{64 * sizeof(float)});
-        sums = pieces.take(of_64 * counted(head_dim) * Saturating{sizeof(float)});
         blocks = pieces.take(of_64 * Saturating{sizeof(gpu::KeyBlock)});
         mean = pieces.take(heads * counted(head_dim) * Saturating{sizeof(float)});
         floating = pieces.take(heads);
@@ -133,7 +132,6 @@ void run_on_device(const Problem& p) {
 
     at(plan.key, int8.keys.key);
     at(plan.key_scale, int8.keys.scale);
-    at(plan.sums, int8.keys.sums);
     at(plan.blocks, int8.keys.block);
     at(plan.mean, int8.keys.mean);
     at(plan.floating, int8.keys.floating);
@@ -145,8 +143,7 @@ void run_on_device(const Problem& p) {
     at(plan.again, int8.again);
     at(plan.next_block, int8.next_block);
     plan.mask.prepare(int8, workspace.data(), stream);
-    gpu::quantize_keys(int8, plan.mask.masking, stream);
-    gpu::quantize_queries(int8, plan.mask.masking, stream);
+    gpu::quantize(int8, plan.mask.masking, stream);
     if (plan.value.used()) {
         std::uint16_t* to = nullptr;
         at(plan.value, to);

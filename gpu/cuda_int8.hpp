@@ -4,10 +4,11 @@
 /// | file                   | part                                                           |
 /// |------------------------|----------------------------------------------------------------|
 /// | cuda_int8.cu           | the plan: which kernels a problem takes, in which memory       |
-/// | cuda_int8_whole.cuh    | queries and keys become integers: one thread a row             |
+/// | cuda_int8_whole.cuh    | queries and keys become integers: two threads a row            |
 /// | cuda_int8_rows.cuh     | the same for rows of any length: a few lanes a row             |
-/// | cuda_int8_keys.cu      | the pre-pass over K: mean, smoothing, integers                 |
-/// | cuda_int8_queries.cu   | the same over Q: integers                                      |
+/// | cuda_int8_seen.cuh     | which keys some query may see                                  |
+/// | cuda_int8_mean.cu      | the pre-pass: the mean of K                                    |
+/// | cuda_int8_round.cu     | the pre-pass: integers of Q and K                              |
 /// | cuda_int8_tile.cuh     | the integer product, and its way back to scores                |
 /// | cuda_int8_kernel.cuh   | the main kernel; compiled by cuda_int8_{f16,bf16}.cu           |
 /// | cuda_int8_wgmma.cuh    | the same on sm_90a through `wgmma`, where there is no mask     |
@@ -26,9 +27,10 @@
 
 namespace attn::gpu {
 
-/// \brief 64 keys, one bit each: those that some query may see, as integers or not.
+/// \brief 64 keys, one bit each: with integers or not. Of a key that no query sees, the pre-pass
+///        makes integers as of any other; it counts neither for the mean nor as `floating`.
 struct KeyBlock {
-    std::uint64_t integer;   ///< some query sees the key, and all its numbers are quantizable
+    std::uint64_t integer;   ///< all numbers of the key are quantizable; in a mean: and it is seen
     std::uint64_t floating;  ///< some query sees the key, and a number of it is not
 };
 static_assert(smoothing_block == 64, "one bit for each key of a block");
@@ -40,7 +42,6 @@ struct Int8Keys {
     int head_dim = 0;                  ///< E rounded up: 64, 128, 256
     std::int8_t* key = nullptr;        ///< (B, heads, 64 blocks, head_dim), rows `swizzled`
     float* scale = nullptr;            ///< (B, heads, 64 blocks)
-    float* sums = nullptr;             ///< (B, heads, blocks, head_dim) on the way to the mean
     KeyBlock* block = nullptr;         ///< (B, heads, blocks)
     float* mean = nullptr;             ///< (B, heads, head_dim)
     std::uint8_t* floating = nullptr;  ///< (B, heads) has a key without integers
@@ -91,12 +92,13 @@ inline Index int8_key_heads(const Problem& p) {
     return p.mask_kind != MaskKind::none && p.mask.stride[1] != 0 ? p.Hq : p.H;
 }
 /// \brief Query rows of a block of the main kernel.
-inline int int8_tile_rows(int head_dim) { return head_dim == 256 ? 64 : 128; }
+ATTN_HD inline int int8_tile_rows(int head_dim) { return head_dim == 256 ? 64 : 128; }
 
-/// \brief Queues the pre-pass: fills `p.keys`.
-void quantize_keys(const Int8Problem& p, Masking masking, cudaStream_t stream);
-/// \brief Queues what comes after it: fills `p.queries`.
-void quantize_queries(const Int8Problem& p, Masking masking, cudaStream_t stream);
+/// \brief Queues the pre-pass: fills `p.keys` and `p.queries`.
+void quantize(const Int8Problem& p, Masking masking, cudaStream_t stream);
+/// \brief Its first part: fills `p.keys.mean`, clears `p.keys.floating`.
+/// \param bits  the mask has been packed to bits
+void average_keys(const Int8Problem& p, bool bits, cudaStream_t stream);
 
 /// \brief Queues the main kernel and its second pass. \tparam T  of the product with V
 template <class T>

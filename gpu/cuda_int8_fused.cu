@@ -16,6 +16,7 @@
 ///
 /// The integers are those of the pre-pass, bit for bit: the functions are the same.
 #include "cuda_int8_kernel.cuh"
+#include "cuda_int8_seen.cuh"
 #include "cuda_mma_plan.hpp"
 #include "device.hpp"
 
@@ -23,6 +24,7 @@ namespace attn::gpu {
 namespace {
 
 constexpr Index most_keys = 512;
+static_assert(most_keys <= smoothing_block * smoothing_samples, "all keys count for the mean");
 constexpr int most_shared_bytes = 163 * 1024;  // of an A100
 constexpr int staged_keys = 128;               // at once; behind them the block's queries
 
@@ -79,7 +81,7 @@ __device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool 
 }
 
 /// \brief Quantizes the block's queries, which lie in `staging`, into the query tile.
-/// \param mean  (HeadDim) of K
+/// \param mean  (HeadDim) of K, its signs flipped
 /// \tparam natural  the kernel adds a mask before it turns to units of log 2
 template <class From, class Shape, bool natural>
 __device__ __forceinline__ void round_queries(const Int8Problem& p, Index b, Index h,
@@ -150,22 +152,26 @@ __device__ void prepare_whole_keys(const Int8Problem& p, Index b, Index h, Index
         __syncthreads();
     }
     for (int e = thread; e < HD; e += Shape::threads)
-        mean[e] = mean_of(sums + e, HD, found, blocks);
+        mean[e] = flipped(mean_of(sums + e, HD, found, blocks), e);
     __syncthreads();
-    for (int first = 0; first < blocks * 64; first += staged_keys) {
-        if (blocks * 64 > staged_keys) stage(first);
-        const int j = first + thread;
+    const RowHalf at(thread);
+    constexpr int at_once = Shape::threads / 2;  // keys
+    for (int first = 0; first < blocks * 64; first += at_once) {
+        if (blocks * 64 > staged_keys && first % staged_keys == 0) stage(first);
+        const int j = first + at.row;
         if (j >= blocks * 64) continue;
-        float x[HD];
-        Staged::read(x, staging, thread);
-        const bool integers = found[j / 64].integer >> (j % 64) & 1;
-#pragma unroll
-        for (int e = 0; e < HD; ++e) x[e] = integers ? x[e] - mean[e] : 0.0f;
-        scale[j] = round_row<HD>(x, rotation_factor(HD, Operand::key), 1.0f, [&](int piece) {
-            return reinterpret_cast<uint4*>(shared + Shape::key_at +
-                                            j / 64 * Shape::int8_tile_bytes +
-                                            swizzled<HD>(j % 64, piece));
-        });
+        float x[HD / 2];
+        Staged::read(x, staging, j % staged_keys, at.half);
+        const float side = at.half == 0 ? 1.0f : -1.0f;
+        smooth_key<HD>(x, mean, at.half, side);
+        clear_rows(x, (found[j / 64].integer >> (j % 64) & 1) == 0);
+        const float step =
+            round_row<HD>(x, side, rotation_factor(HD, Operand::key), 1.0f, [&](int piece) {
+                return reinterpret_cast<uint4*>(shared + Shape::key_at +
+                                                j / 64 * Shape::int8_tile_bytes +
+                                                swizzled<HD>(j % 64, at.half * (HD / 32) + piece));
+            });
+        if (at.half == 0) scale[j] = step;
     }
     __syncthreads();
 }

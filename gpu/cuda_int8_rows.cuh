@@ -193,32 +193,43 @@ __device__ inline void quantize_queries(const Problem& p, Index b, Index h, Inde
 
 // ---- keys ---------------------------------------------------------------------------------------
 
-/// \brief Which of the keys 64 block .. + 63 some query of head (b, h) may see, one bit each. The
-///        work of a whole warp; reads no more rows of the mask than it must.
-__device__ inline std::uint64_t seen_keys(const Problem& p, Index b, Index h, Index block) {
-    const Index first = block * smoothing_block;
-    const Index limit = p.L == 0 ? 0 : p.visible(p.L - 1) - first;  // the last query sees the most
-    if (limit <= 0) return 0;
-    const std::uint64_t all = limit >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << limit) - 1;
-    if (p.mask_kind == MaskKind::none) return all;
-    const int lane = threadIdx.x % 32;
-    const Index last = p.mask.stride[2] == 0 ? p.L - 1 : 0;
-    constexpr int at_once = 8;  // rows under way
-    std::uint64_t seen = 0;
-    for (Index i = p.L - 1; i >= last; i -= at_once) {
-        std::uint32_t mine = 0;  // bit 0: key `lane` is seen, bit 1: key 32 + lane
+/// \brief Neighbouring elements of a row, read at once.
+template <class T, int Count>
+struct alignas((sizeof(T) * Count < 16) ? sizeof(T) * Count : 16) Elements {
+    T element[Count];
+};
+
+/// \brief `measure_keys` where rows are whole pieces of a lane's channels and every number is
+///        quantizable: many rows under way, and no vote about each of them.
+/// \param own  false: the lane has no channels, and may read any
+/// \return false if a number is not quantizable: then the sums are void
+template <class T, int Channels>
+__device__ inline bool sum_keys(const T* key, Index stride, std::uint64_t seen, bool own,
+                                ChannelMean (&mean)[Channels]) {
+    using Piece = Elements<T, Channels>;
+    constexpr int at_once = sizeof(Piece) <= 4 ? 16 : sizeof(Piece) <= 8 ? 8 : 4;
+    const int last = 63 - __clzll(static_cast<long long>(seen));  // no row behind it is read
+    std::uint32_t most = 0;
+#pragma unroll 1  // little code: it is run once, and comes from afar
+    for (int base = 0; base <= last; base += at_once) {
+        Piece piece[at_once];
+#pragma unroll
+        for (int n = 0; n < at_once; ++n)
+            piece[n] =
+                *reinterpret_cast<const Piece*>(key + (base + n < last ? base + n : last) * stride);
+        const auto bits = static_cast<unsigned>(seen >> base);
 #pragma unroll
         for (int n = 0; n < at_once; ++n) {
-            if (i - n < last) continue;
-            const MaskRow row(p, b, h, i - n);
-            if (row.at<float>(first + lane) != -CUDART_INF_F) mine |= 1;
-            if (row.at<float>(first + 32 + lane) != -CUDART_INF_F) mine |= 2;
+            if ((bits >> n & 1) == 0) continue;
+#pragma unroll
+            for (int e = 0; e < Channels; ++e) {
+                const float x = own ? to_float(piece[n].element[e]) : 0.0f;
+                most = max(most, magnitude(x));
+                mean[e].add(x);
+            }
         }
-        seen |= __ballot_sync(~0u, mine & 1) |
-                static_cast<std::uint64_t>(__ballot_sync(~0u, mine & 2)) << 32;
-        if (seen == all || p.visible(i) <= first) break;
     }
-    return seen;
+    return __all_sync(~0u, quantizable(most));
 }
 
 /// \brief Sums the seen keys of one block, token after token, as `ChannelMean` does; a warp has all
@@ -232,10 +243,19 @@ __device__ inline KeyBlock measure_keys(const Problem& p, Index b, Index hk, Ind
     const int lane = threadIdx.x % 32, first = lane * channels;
     const T* const key = static_cast<const T*>(p.key.data) + b * p.key.stride[0] +
                          hk * p.key.stride[1] + block * smoothing_block * p.key.stride[2];
-    // Pieces of `channels` elements are aligned where pieces of 16 bytes are.
-    const bool pieces = wide && first + channels <= p.E;
-    ChannelMean mean[channels];
     KeyBlock found{0, 0};
+    ChannelMean mean[channels];
+    // Pieces of `channels` elements are aligned where pieces of 16 bytes are.
+    const bool pieces = wide && p.E % channels == 0, own = first < p.E;
+    if (pieces && seen != 0) {
+        if (sum_keys<T>(key + (own ? first : 0), p.key.stride[2], seen, own, mean)) {
+            found.integer = seen;
+            seen = 0;
+        } else {
+#pragma unroll
+            for (int e = 0; e < channels; ++e) mean[e] = {};
+        }
+    }
     for (int base = 0; base < 64; base += at_once) {
         if ((seen >> base & 0xff) == 0) continue;
         float x[at_once][channels];
@@ -243,21 +263,10 @@ __device__ inline KeyBlock measure_keys(const Problem& p, Index b, Index hk, Ind
         for (int n = 0; n < at_once; ++n) {
             const bool read = seen >> (base + n) & 1;
             const T* from = key + (base + n) * p.key.stride[2];
-            if (pieces) {
-                struct alignas((sizeof(T) * channels < 16) ? sizeof(T) * channels : 16) Piece {
-                    T element[channels];
-                };
-                Piece piece{};
-                if (read) piece = *reinterpret_cast<const Piece*>(from + first);
 #pragma unroll
-                for (int e = 0; e < channels; ++e) x[n][e] = to_float(piece.element[e]);
-            } else {
-#pragma unroll
-                for (int e = 0; e < channels; ++e)
-                    x[n][e] = read && first + e < p.E
-                                  ? to_float(from[(first + e) * p.key.stride[3]])
-                                  : 0.0f;
-            }
+            for (int e = 0; e < channels; ++e)
+                x[n][e] =
+                    read && first + e < p.E ? to_float(from[(first + e) * p.key.stride[3]]) : 0.0f;
         }
 #pragma unroll
         for (int n = 0; n < at_once; ++n) {
@@ -297,12 +306,13 @@ __device__ inline float mean_of(const float* sums, Index stride, const KeyBlock*
 /// \param tile(key, piece)  where 16 integers of a key go
 /// \param scale  (Keys)
 /// \param mean  (HeadDim), shared memory
+/// \param has_integers  (Keys) false: a key with a number that has none
 template <class T, int HeadDim, int Keys, int Threads, class Tile>
-__device__ inline void round_keys(const Problem& p, Index b, Index hk, Index first_key,
-                                  const KeyBlock& block, bool wide, const float* mean, Tile&& tile,
-                                  float* scale, const Rotation<HeadDim>& rotate, float* staging) {
+__device__ inline void round_keys(const Problem& p, Index b, Index hk, Index first_key, bool wide,
+                                  const float* mean, Tile&& tile, float* scale, bool* has_integers,
+                                  const Rotation<HeadDim>& rotate, float* staging) {
     constexpr int at_once = Threads / 32 * rows_of_warp(HeadDim);
-    constexpr int batch = 2;  // rows under way, for a lane
+    constexpr int batch = Keys / at_once < 2 ? 1 : 2;  // rows under way, for a lane
     static_assert(Keys == smoothing_block && Keys % (at_once * batch) == 0);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int first = first_channel(lane, HeadDim);
@@ -314,19 +324,22 @@ __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index fir
         for (int n = 0; n < batch; ++n) {
             const int j =
                 base + n * at_once + warp * rows_of_warp(HeadDim) + lane_row(lane, HeadDim);
-            const bool read = block.integer >> j & 1;
-            load_channels<T>(x[n], key + (read ? j : 0) * p.key.stride[2], p.key.stride[3], first,
-                             read ? p.E : 0, wide);
+            const bool exists = first_key + j < p.S;
+            load_channels<T>(x[n], key + (exists ? j : 0) * p.key.stride[2], p.key.stride[3], first,
+                             exists ? p.E : 0, wide);
         }
 #pragma unroll
         for (int n = 0; n < batch; ++n) {
             const int j =
                 base + n * at_once + warp * rows_of_warp(HeadDim) + lane_row(lane, HeadDim);
-            const bool integers = block.integer >> j & 1;
             //! [smooth, rotate, round]
+            const bool integers = quantizable(row_magnitude<HeadDim>(x[n]));
+            if (first == 0) has_integers[j] = integers;
 #pragma unroll
             for (int e = 0; e < lane_channels; ++e)
-                x[n][e] = integers && first + e < p.E ? x[n][e] - mean[first + e] : 0.0f;
+                x[n][e] = integers && first_key + j < p.S && first + e < p.E
+                              ? x[n][e] - mean[first + e]
+                              : 0.0f;
             rotate(x[n], staging + warp * Rotation<HeadDim>::staging_floats);
             const Quantizer quantizer(row_magnitude<HeadDim>(x[n]));
             *tile(j, first / lane_channels) = sixteen_bytes(quantizer, x[n]);

@@ -1,16 +1,22 @@
 /// \file
-/// \brief Queries and keys become integers, one thread a row: for rows of exactly HeadDim = 64 or
+/// \brief Queries and keys become integers, two threads a row: for rows of exactly HeadDim = 64 or
 ///        128 channels that `cp.async` can copy. Other rows take the way of cuda_int8_rows.cuh.
 ///
 /// A tile of rows is copied to shared memory, all of it under way at once; then each thread takes
-/// its row into registers, where the seven stages of the Hadamard transform are 7 HeadDim / 2 pairs
-/// of additions and no lane waits for another. The bits are those of quantize.hpp: a rotation has
-/// the same pairs in the same order, and its last factor is a power of two, which commutes with
-/// rounding, so it joins the step.
+/// half a row into registers, where the stages of the Hadamard transform are pairs of additions;
+/// only the last one asks the row's other thread. (A whole row of 128 in one thread needs so many
+/// registers that 12 warps fit a multiprocessor: too few to hide the copies.)
+/// The bits are those of quantize.hpp: a rotation has the same pairs in the same order, and its last
+/// factor is a power of two, which commutes with rounding, so it joins the step.
 #pragma once
 
 #include "cuda_int8_rows.cuh"
 #include "cuda_mma_tile.cuh"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <type_traits>
 
 namespace attn::gpu {
 
@@ -18,6 +24,45 @@ template <int HeadDim>
 __host__ __device__ inline bool is_whole(Index E, bool wide) {
     return HeadDim <= 128 && E == HeadDim && wide;
 }
+
+/// \brief Which row of those of its block, and which half of it, are a thread's. The two threads of
+///        a row are 16 lanes apart, so that neighbours read neighbouring rows: no bank conflicts.
+struct RowHalf {
+    int row, half;
+    __device__ explicit RowHalf(int thread)
+        : row(thread / 32 * 16 + thread % 16), half(thread % 32 / 16) {}
+    /// \brief The same value of the row's other thread.
+    static __device__ float other(float x) { return __shfl_xor_sync(~0u, x, 16); }
+};
+
+/// \brief The largest magnitude of many numbers, NaN if one of them is: 16-bit numbers by pairs.
+template <class T>
+struct Largest {
+    using Pair = std::conditional_t<std::is_same_v<T, float16>, __half2, __nv_bfloat162>;
+    Pair most{};
+    __device__ void add(const uint4& raw) {
+        const Pair* pair = reinterpret_cast<const Pair*>(&raw);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) most = __hmax2_nan(most, __habs2(pair[i]));
+    }
+    __device__ float value() const {
+        const float low = static_cast<float>(most.x), high = static_cast<float>(most.y);
+        return low != low || high <= low ? low : high;
+    }
+};
+template <>
+struct Largest<float> {
+    float most = 0, check = 0;  // check: NaN if any is NaN or infinite
+    __device__ void add(const uint4& raw) {
+        const float* x = reinterpret_cast<const float*>(&raw);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            most = fmaxf(most, fabsf(x[i]));
+            check = fmaf(0.0f, x[i], check);
+        }
+    }
+    __device__ float value() const { return most + check; }
+};
 
 /// \brief Rows of HeadDim elements of T in shared memory, swizzled.
 template <class T, int HeadDim>
@@ -29,22 +74,35 @@ struct StagedRows {
     template <int Rows, int Threads>
     static __device__ void copy(std::uint32_t to, const T* from, Index stride, Index rows_left,
                                 int thread) {
+        static_assert(Threads % pieces == 0 && Rows % (Threads / pieces) == 0);
+        constexpr int rows_at_once = Threads / pieces;
+        const int row = thread / pieces, piece = thread % pieces;
+        from += row * stride + piece * each;
+        if (rows_left >= Rows) {
 #pragma unroll 8
-        for (int index = thread; index < Rows * pieces; index += Threads) {
-            const int row = index / pieces, piece = index % pieces;
-            copy_async_16(to + swizzled<row_bytes>(row, piece), from + row * stride + piece * each,
-                          row < rows_left);
+            for (int n = 0; n < Rows; n += rows_at_once, from += rows_at_once * stride)
+                copy_async_16(to + swizzled<row_bytes>(n + row, piece), from);
+            return;
         }
+#pragma unroll 1
+        for (int n = 0; n < Rows; n += rows_at_once, from += rows_at_once * stride)
+            copy_async_16(to + swizzled<row_bytes>(n + row, piece), from, n + row < rows_left);
     }
-    static __device__ void read(float (&x)[HeadDim], const unsigned char* tile, int row) {
+    /// \brief Half a row. \return its largest magnitude; NaN if one of its numbers is
+    static __device__ float read(float (&x)[HeadDim / 2], const unsigned char* tile, int row,
+                                 int half) {
+        constexpr int own = pieces / 2;
+        Largest<T> largest;
 #pragma unroll
-        for (int piece = 0; piece < pieces; ++piece) {
-            const uint4 raw =
-                *reinterpret_cast<const uint4*>(tile + swizzled<row_bytes>(row, piece));
+        for (int piece = 0; piece < own; ++piece) {
+            const uint4 raw = *reinterpret_cast<const uint4*>(
+                tile + swizzled<row_bytes>(row, half * own + piece));
+            largest.add(raw);
             const T* element = reinterpret_cast<const T*>(&raw);
 #pragma unroll
             for (int i = 0; i < each; ++i) x[piece * each + i] = to_float(element[i]);
         }
+        return largest.value();
     }
     static __device__ float element(const unsigned char* tile, int row, int channel) {
         return to_float(*reinterpret_cast<const T*>(
@@ -54,11 +112,11 @@ struct StagedRows {
 
 //! [thread rotation]
 /// \brief Stages of the Hadamard transform from `Half` on: pairs (e, e + Half), neighbours first.
-template <int Half, int HeadDim>
-__device__ inline void hadamard_stages(float (&x)[HeadDim]) {
-    if constexpr (Half < HeadDim) {
+template <int Half, int Channels>
+__device__ inline void hadamard_stages(float (&x)[Channels]) {
+    if constexpr (Half < Channels) {
 #pragma unroll
-        for (int e = 0; e < HeadDim; ++e) {
+        for (int e = 0; e < Channels; ++e) {
             if ((e & Half) != 0) continue;
             const float a = x[e], b = x[e + Half];
             x[e] = a + b;
@@ -69,24 +127,56 @@ __device__ inline void hadamard_stages(float (&x)[HeadDim]) {
 }
 //! [thread rotation]
 
-/// \brief A thread's row, rotated, as integers.
+/// \brief May all numbers of a row become integers? \param largest  of the thread's half
+__device__ inline bool has_integers(float largest) {
+    const float other = RowHalf::other(largest);
+    return largest <= quantizable_largest && other <= quantizable_largest;
+}
+
+/// \brief A number of a channel, its sign flipped if the rotation says so.
+__device__ inline float flipped(float x, int channel) { return rotation_flips(channel) ? -x : x; }
+
+/// \brief -1 where the rotation flips a channel of the thread's half. Often the same for both halves,
+///        and then known to the compiler.
+/// \param side  -1 in the second half, else 1
+template <int HeadDim>
+__device__ inline float flip(int channel, float side) {
+    const bool first = rotation_flips(channel);
+    if (first == rotation_flips(channel + HeadDim / 2)) return first ? -1.0f : 1.0f;
+    return first ? -side : side;
+}
+
+/// \brief Zeros for the rows that say so: rare, hence behind a branch that a warp takes together.
+template <int Channels>
+__device__ inline void clear_rows(float (&x)[Channels], bool clear) {
+    if (!__any_sync(~0u, clear)) return;
+#pragma unroll
+    for (int e = 0; e < Channels; ++e) x[e] = clear ? 0.0f : x[e];
+}
+
+/// \brief A row whose signs are flipped, rotated, as integers: the thread's half of it.
+/// \param side  1 in the first half, -1 in the second
 /// \param factor  of the rotation
 /// \param sign  -1: the integers are negated
-/// \param to(piece)  where 16 integers go
+/// \param to(piece)  where 16 integers of the half go
 /// \return the step
 template <int HeadDim, class To>
-__device__ inline float round_row(float (&x)[HeadDim], float factor, float sign, To&& to) {
-#pragma unroll
-    for (int e = 0; e < HeadDim; ++e)
-        if (rotation_flips(e)) x[e] = -x[e];
+__device__ inline float round_row(float (&x)[HeadDim / 2], float side, float factor, float sign,
+                                  To&& to) {
+    constexpr int channels = HeadDim / 2;
     hadamard_stages<1>(x);
     float largest = 0;
 #pragma unroll
-    for (int e = 0; e < HeadDim; ++e) largest = fmaxf(largest, fabsf(x[e]));
+    for (int e = 0; e < channels; ++e) {
+        // The last stage: one half takes the sums, the other the differences. One rounding each.
+        x[e] = fmaf(side, x[e], RowHalf::other(x[e]));
+        largest = fmaxf(largest, fabsf(x[e]));
+    }
+    largest = fmaxf(largest, RowHalf::other(largest));
     const Quantizer quantizer(magnitude(largest * factor));
     const float inverse = quantizer.inverse * factor * sign;
 #pragma unroll
-    for (int piece = 0; piece < HeadDim / 16; ++piece) {
+    for (int piece = 0; piece < channels / 16; ++piece) {
         uint4 bytes;
         auto* word = reinterpret_cast<std::uint32_t*>(&bytes);
 #pragma unroll
@@ -106,6 +196,47 @@ __device__ inline float round_row(float (&x)[HeadDim], float factor, float sign,
     return quantizer.scale;
 }
 
+/// \brief Half a query becomes integers.
+/// \param mean  (HeadDim) of K, its signs flipped; null: no shift wanted
+/// \param unit, sign  as in `quantize_queries`
+/// \param scales  of row 0
+template <int HeadDim, class To>
+__device__ inline void round_query(float (&x)[HeadDim / 2], const RowHalf& at, float side,
+                                   bool integers, const float* mean, float unit, float sign,
+                                   To&& to, const QueryScales& scales) {
+    clear_rows(x, !integers);
+#pragma unroll
+    for (int e = 0; e < HeadDim / 2; ++e) x[e] *= flip<HeadDim>(e, side);
+    float dot = 0;
+    if (mean != nullptr) {
+#pragma unroll
+        for (int e = 0; e < HeadDim / 2; ++e) dot += x[e] * mean[at.half * (HeadDim / 2) + e];
+        dot += RowHalf::other(dot);
+    }
+    const float step =
+        round_row<HeadDim>(x, side, rotation_factor(HeadDim, Operand::query), sign, to);
+    if (at.half > 0) return;
+    scales.factor[at.row] = fmaxf(step * unit, 0x1p-126f);
+    scales.without[at.row] = !integers;
+    scales.shift[at.row] = dot;
+}
+
+/// \brief Half a key, without the mean, its signs flipped.
+/// \param mean  (HeadDim), 16 bytes aligned, its signs flipped
+template <int HeadDim>
+__device__ inline void smooth_key(float (&x)[HeadDim / 2], const float* mean, int half,
+                                  float side) {
+    const auto* from = reinterpret_cast<const float4*>(mean + half * (HeadDim / 2));
+#pragma unroll
+    for (int n = 0; n < HeadDim / 8; ++n) {
+        const float4 m = from[n];
+        const float four[] = {m.x, m.y, m.z, m.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i)  // one rounding: the product with 1 or -1 is exact
+            x[4 * n + i] = fmaf(x[4 * n + i], flip<HeadDim>(4 * n + i, side), -four[i]);
+    }
+}
+
 /// \brief `quantize_queries` for whole rows.
 /// \param staging  (StageBytes), free for `tile` when a row is rounded
 /// \param staged  the rows are there already: StageBytes hold them all
@@ -117,45 +248,30 @@ __device__ inline void quantize_whole_queries(const Problem& p, Index b, Index h
     using Staged = StagedRows<T, HeadDim>;
     constexpr int at_once =
         StageBytes / Staged::row_bytes < Rows ? StageBytes / Staged::row_bytes : Rows;
-    static_assert(at_once > 0 && Rows % at_once == 0 && Rows <= Threads);
-    const int row = static_cast<int>(threadIdx.x);
+    static_assert(at_once > 0 && Rows % at_once == 0);
+    static_assert(2 * Rows == Threads);
+    const int thread = static_cast<int>(threadIdx.x);
+    const RowHalf at(thread);
     const T* const query = static_cast<const T*>(p.query.data) + b * p.query.stride[0] +
                            h * p.query.stride[1] + first_row * p.query.stride[2];
-    float x[HeadDim];
+    float x[HeadDim / 2], largest = 0;
 #pragma unroll
     for (int part = 0; part < Rows / at_once; ++part) {
         if (!staged) {
             Staged::template copy<at_once, Threads>(
                 shared_address(staging), query + part * at_once * p.query.stride[2],
-                p.query.stride[2], p.L - first_row - part * at_once, row);
+                p.query.stride[2], p.L - first_row - part * at_once, thread);
             copy_async_commit();
             copy_async_wait<0>();
             __syncthreads();
         }
-        if (row / at_once == part) Staged::read(x, staging, row % at_once);
+        if (Rows == at_once || at.row / at_once == part)
+            largest = Staged::read(x, staging, at.row % at_once, at.half);
         __syncthreads();  // the rows have been read
     }
-    if (row >= Rows) return;
-
-    float dot = 0;
-    if (mean != nullptr)
-#pragma unroll
-        for (int e = 0; e < HeadDim; ++e) dot += x[e] * mean[e];
-    float largest = 0, check = 0;  // check: NaN if any is NaN or infinite
-#pragma unroll
-    for (int e = 0; e < HeadDim; ++e) {
-        largest = fmaxf(largest, fabsf(x[e]));
-        check = fmaf(0.0f, x[e], check);
-    }
-    const bool integers = largest + check <= quantizable_largest;
-    if (!integers)
-#pragma unroll
-        for (int e = 0; e < HeadDim; ++e) x[e] = 0;
-    const float step = round_row<HeadDim>(x, rotation_factor(HeadDim, Operand::query), sign,
-                                          [&](int piece) { return tile(row, piece); });
-    to.factor[row] = fmaxf(step * unit, 0x1p-126f);
-    to.without[row] = !integers;
-    to.shift[row] = integers ? dot : 0.0f;
+    round_query<HeadDim>(
+        x, at, at.half == 0 ? 1.0f : -1.0f, has_integers(largest), mean, unit, sign,
+        [&](int piece) { return tile(at.row, at.half * (HeadDim / 32) + piece); }, to);
 }
 
 /// \brief Sums the seen keys of one block of 64, one thread a channel. The rows lie in `tile`.

@@ -205,6 +205,26 @@ TEST_CASE("the smoothing takes the same from every score of a row") {
     CHECK(magnitude_value(after) < 0.3 * magnitude_value(before));
 }
 
+TEST_CASE("the mean is taken from at most 8 blocks, evenly spread, the first among them") {
+    for (Index S : {1, 64, 65, 512, 513, 1024, 1025, 16384, 100000}) {
+        CAPTURE(S);
+        Index counted = 0, last = -1, widest = 0;
+        for (Index first = 0; first < S; first += smoothing_block) {
+            if (!counts_for_mean(first, S)) continue;
+            CHECK(counts_for_mean(std::min(first + smoothing_block, S) - 1, S));  // a whole block
+            if (last >= 0) widest = std::max(widest, (first - last) / smoothing_block);
+            last = first, ++counted;
+        }
+        const Index blocks = (S + smoothing_block - 1) / smoothing_block;
+        CHECK(counts_for_mean(0, S));
+        CHECK(counted <= smoothing_samples);
+        CHECK(counted * smoothing_stride(S) >= blocks);
+        CHECK(widest <= smoothing_stride(S));
+        if (blocks <= smoothing_samples) CHECK(counted == blocks);
+        if (blocks > smoothing_samples) CHECK(2 * counted > smoothing_samples);
+    }
+}
+
 TEST_CASE("the smoothing of one key, of equal keys and of none leaves zeros") {
     ChannelMean none;
     none.end_block();

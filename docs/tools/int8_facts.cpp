@@ -44,7 +44,7 @@ void smooth(Rows& key) {
     for (Index e = 0; e < key.width; ++e) {
         ChannelMean channel;
         for (Index j = 0; j < key.count; ++j) {
-            channel.add(key.row(j)[e]);
+            if (counts_for_mean(j, key.count)) channel.add(key.row(j)[e]);
             if (j % smoothing_block == smoothing_block - 1) channel.end_block();
         }
         channel.end_block();

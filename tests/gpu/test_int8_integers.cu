@@ -1,7 +1,6 @@
 /// \file
-/// \brief Every integer, step and mean of `cuda_int8` is that of quantize.hpp, bit for bit: those
-///        of the keys by the pre-pass, those of the queries by the function that all its kernels
-///        call. Needs a GPU.
+/// \brief Every integer, step and mean of `cuda_int8` is that of quantize.hpp, bit for bit: those of
+///        the pre-pass, and those of queries as the fused kernel makes them. Needs a GPU.
 #include "cuda_int8_whole.cuh"
 #include "cuda_mma_plan.hpp"
 
@@ -60,7 +59,8 @@ struct Head {
 struct Model {
     std::vector<int> integers;  ///< (S, E)
     std::vector<float> scale, mean;
-    std::vector<int> used;  ///< 1: an integer key, 2: a floating one
+    std::vector<int> used;       ///< 1: a seen key with integers, 2: one without
+    std::vector<bool> integral;  ///< the key has integers, seen or not
 };
 
 std::uint32_t largest(const std::vector<float>& row) {
@@ -81,12 +81,13 @@ Model model(const Head& c, const Tensor& key, const std::vector<std::uint8_t>& m
     for (Index j = 0; j < c.S; ++j) {
         keys.push_back(row_of(key, j, c.E));
         const bool seen = j < c.L + c.diagonal && (!c.masked || mask[j] != 0);
-        m.used.push_back(!seen ? 0 : quantizable(largest(keys.back())) ? 1 : 2);
+        m.integral.push_back(quantizable(largest(keys.back())));
+        m.used.push_back(!seen ? 0 : m.integral.back() ? 1 : 2);
     }
     for (Index e = 0; e < c.E; ++e) {
         ChannelMean channel;
         for (Index j = 0; j < c.S; ++j) {
-            if (m.used[j] == 1) channel.add(keys[j][e]);
+            if (m.used[j] == 1 && counts_for_mean(j, c.S)) channel.add(keys[j][e]);
             if (j % smoothing_block == smoothing_block - 1) channel.end_block();
         }
         channel.end_block();
@@ -94,14 +95,14 @@ Model model(const Head& c, const Tensor& key, const std::vector<std::uint8_t>& m
     }
     for (Index j = 0; j < c.S; ++j) {
         Quantizer quantizer;
-        if (m.used[j] == 1) {
+        if (m.integral[j]) {
             for (Index e = 0; e < c.E; ++e) keys[j][e] -= m.mean[e];
             rotate(keys[j].data(), c.E, Operand::key);
             quantizer = Quantizer(largest(keys[j]));
         }
         m.scale.push_back(quantizer.scale);
         for (Index e = 0; e < c.E; ++e)
-            m.integers.push_back(m.used[j] == 1 ? quantizer(keys[j][e]) : 0);
+            m.integers.push_back(m.integral[j] ? quantizer(keys[j][e]) : 0);
     }
     return m;
 }
@@ -128,41 +129,18 @@ struct Rows {
     }
 };
 
-template <class T, int HeadDim>
-__global__ void __launch_bounds__(128)
-    dump_queries(const Problem p, const float* mean, bool wide, std::int8_t* integers,
-                 QueryScales scales, float unit, float sign) {
-    __shared__ float staging[4 * Rotation<HeadDim>::staging_floats];
-    const auto tile = [&](int row, int piece) {
-        return reinterpret_cast<uint4*>(integers + row * HeadDim + piece * 16);
-    };
-    quantize_queries<T, HeadDim, 64, 128>(p, 0, 0, 0, unit, sign, wide, mean, tile, scales,
-                                          staging);
-}
-
+/// What the fused kernel calls for its queries: 64 rows of one head.
 template <class T, int HeadDim>
 __global__ void __launch_bounds__(128)
     dump_whole_queries(const Problem p, const float* mean, std::int8_t* integers,
-                       QueryScales scales, float unit, float sign) {
+                       QueryScales scales) {
     constexpr int staging_bytes = 16 * 1024;  // less than the rows: they come in parts
     __shared__ __align__(1024) unsigned char staging[staging_bytes];
     const auto tile = [&](int row, int piece) {
-        return reinterpret_cast<uint4*>(integers + row * HeadDim + piece * 16);
+        return reinterpret_cast<uint4*>(integers + swizzled<HeadDim>(row, piece));
     };
-    quantize_whole_queries<T, HeadDim, 64, 128, staging_bytes>(p, 0, 0, 0, unit, sign, mean, tile,
+    quantize_whole_queries<T, HeadDim, 64, 128, staging_bytes>(p, 0, 0, 0, 1.0f, 1.0f, mean, tile,
                                                                scales, staging, false);
-}
-
-template <class T, int HeadDim>
-void run_dump(const Problem& p, const float* mean, bool wide, std::int8_t* integers,
-              const QueryScales& scales) {
-    if constexpr (HeadDim <= 128) {
-        if (is_whole<HeadDim>(p.E, wide)) {
-            dump_whole_queries<T, HeadDim><<<1, 128>>>(p, mean, integers, scales, 1.0f, 1.0f);
-            return;
-        }
-    }
-    dump_queries<T, HeadDim><<<1, 128>>>(p, mean, wide, integers, scales, 1.0f, 1.0f);
 }
 
 /// Where the pre-pass puts channel e of key j: tiles are copied to shared memory as they lie.
@@ -236,14 +214,15 @@ TEST_CASE("the integers of keys on the GPU are those of the algebra") {
         const int head_dim = int8_head_dim(problem);
         const std::size_t of_64 = static_cast<std::size_t>(blocks);
         const Device<std::int8_t> integers(of_64 * 64 * head_dim);
-        const Device<float> scale(of_64 * 64), sums(of_64 * head_dim), mean(head_dim);
+        const Device<float> scale(of_64 * 64), mean(head_dim);
         const Device<KeyBlock> found(of_64);
         const Device<std::uint8_t> floating(1);
         const Device<std::uint32_t> words(static_cast<std::size_t>(c.L) * of_64 * 2);
         const Device<std::uint8_t> classes(static_cast<std::size_t>((c.L + 63) / 64) * of_64);
         p.wide_key = wide(problem.key);
-        p.keys = {1,           blocks,       head_dim,    integers.data(), scale.data(),
-                  sums.data(), found.data(), mean.data(), floating.data()};
+        p.keys = {
+            1,           blocks,         head_dim, integers.data(), scale.data(), found.data(),
+            mean.data(), floating.data()};
         if (c.bits) {
             p.mask = words.data();
             p.mask_stride = {0, 0, 2 * blocks};
@@ -252,7 +231,7 @@ TEST_CASE("the integers of keys on the GPU are those of the algebra") {
             pack_mask(problem.mask, words.data(), p.mask_stride, classes.data(), p.class_stride,
                       nullptr);
         }
-        quantize_keys(p, c.bits ? Masking::bits : Masking::none, nullptr);
+        quantize(p, c.bits ? Masking::bits : Masking::none, nullptr);
         must(cudaDeviceSynchronize());
 
         const auto got = integers.fetch();
@@ -266,9 +245,8 @@ TEST_CASE("the integers of keys on the GPU are those of the algebra") {
             different += std::bit_cast<std::uint32_t>(got_scale[j]) !=
                          std::bit_cast<std::uint32_t>(j < c.S ? want.scale[j] : 0.0f);
             const KeyBlock& block = got_found[j / 64];
-            const int used = j < c.S ? want.used[j] : 0;
-            different += (block.integer >> (j % 64) & 1) != (used == 1);
-            different += (block.floating >> (j % 64) & 1) != (used == 2);
+            different += (block.integer >> (j % 64) & 1) != (j < c.S && want.integral[j]);
+            different += (block.floating >> (j % 64) & 1) != (j < c.S && want.used[j] == 2);
         }
         for (Index e = 0; e < c.E; ++e)
             different += std::bit_cast<std::uint32_t>(got_mean[e]) !=
@@ -282,52 +260,88 @@ TEST_CASE("the integers of queries on the GPU are those of the algebra") {
     if (skipped()) return;
     for (DType dtype : {DType::float32, DType::float16, DType::bfloat16})
         for (Index E : {1, 8, 16, 17, 40, 64, 72, 96, 128, 200, 256})
-            for (Index spread : {1, 3}) {
-                INFO(name_of(dtype) << " E " << E << " spread " << spread);
-                const Index L = 61;
-                Tensor query = generate("key_bias_sharp", {1, 1, 1, L, 1, E, 1}, 5, dtype).query;
-                query.set(7 * E, std::numeric_limits<double>::quiet_NaN());
-                for (Index e = 0; e < E; ++e) query.set(9 * E + e, 0);
-                const Rows rows(query, L, E, spread);
-                Problem problem;
-                problem.L = L, problem.E = E, problem.dtype = dtype;
-                problem.query = rows.view;
-                const int head_dim = E <= 64 ? 64 : E <= 128 ? 128 : 256;
-                const Device<std::int8_t> integers(static_cast<std::size_t>(64 * head_dim));
-                const Device<float> factor(64), shift(64), mean(head_dim);
-                must(cudaMemset(mean.data(), 0, head_dim * sizeof(float)));
-                const Device<std::uint8_t> without(64);
-                const QueryScales scales{factor.data(), shift.data(), without.data()};
-                const auto dump = [&]<class T>(T) {
-                    const auto run = head_dim == 64    ? run_dump<T, 64>
-                                     : head_dim == 128 ? run_dump<T, 128>
-                                                       : run_dump<T, 256>;
-                    run(problem, mean.data(), wide(problem.query), integers.data(), scales);
-                };
-                if (dtype == DType::float32)
-                    dump(float{});
-                else if (dtype == DType::float16)
-                    dump(float16{});
-                else
-                    dump(bfloat16{});
-                must(cudaGetLastError());
-                must(cudaDeviceSynchronize());
-                const auto got = integers.fetch();
-                const auto got_factor = factor.fetch();
-                const auto got_without = without.fetch();
-                int different = 0;
-                for (Index i = 0; i < 64; ++i) {
-                    std::vector<float> row(static_cast<std::size_t>(E));
-                    if (i < L) row = row_of(query, i, E);
-                    const bool bad = !quantizable(largest(row));
-                    if (bad) std::fill(row.begin(), row.end(), 0.0f);
-                    rotate(row.data(), E, Operand::query);
-                    const Quantizer quantizer(largest(row));
-                    for (Index e = 0; e < head_dim; ++e)
-                        different += got[i * head_dim + e] != (e < E ? quantizer(row[e]) : 0);
-                    different += got_factor[i] != std::max(quantizer.scale, 0x1p-126f);
-                    different += (got_without[i] != 0) != bad;
+            for (Index spread : {1, 3})
+                for (bool fused : {false, true}) {
+                    if (fused && (spread != 1 || (E != 64 && E != 128))) continue;
+                    INFO(name_of(dtype) << " E " << E << " spread " << spread
+                                        << (fused ? ", as in the fused kernel" : ""));
+                    const Index L = 61;
+                    Qkv x = generate("key_bias_sharp", {1, 1, 1, L, 1, E, 1}, 5, dtype);
+                    Tensor& query = x.query;
+                    query.set(7 * E, std::numeric_limits<double>::quiet_NaN());
+                    query.set(8 * E + (E > 1), std::numeric_limits<double>::quiet_NaN());
+                    query.set(12 * E + E - 1, -std::numeric_limits<double>::infinity());
+                    for (Index e = 0; e < E; ++e) query.set(9 * E + e, 0);
+                    const Rows rows(query, L, E, spread), key_rows(x.key, 1, E, spread);
+                    Int8Problem p;
+                    Problem& problem = p.problem;
+                    problem.B = problem.H = problem.Hq = 1;
+                    problem.L = L, problem.S = 1, problem.E = E, problem.Ev = 1;
+                    problem.dtype = dtype, problem.scale = 1, problem.diagonal = 1;
+                    problem.query = rows.view, problem.key = key_rows.view;
+                    const int head_dim = int8_head_dim(problem);
+                    const Index padded = int8_tile_rows(head_dim);
+                    const std::size_t all = static_cast<std::size_t>(padded);
+                    const Device<std::int8_t> integers(all * head_dim);
+                    const Device<float> factor(all), shift(all);
+                    const Device<std::uint8_t> without(all);
+                    const Device<std::int8_t> key_integers(std::size_t{64} * head_dim);
+                    const Device<float> key_scale(64), mean(head_dim);
+                    const Device<KeyBlock> found(1);
+                    const Device<std::uint8_t> floating(1), again(1);
+                    const Device<unsigned long long> next(1);
+                    p.wide_query = wide(problem.query), p.wide_key = wide(problem.key);
+                    p.keys = {1,
+                              1,
+                              head_dim,
+                              key_integers.data(),
+                              key_scale.data(),
+                              found.data(),
+                              mean.data(),
+                              floating.data()};
+                    p.queries = {padded, integers.data(), factor.data(), shift.data(),
+                                 without.data()};
+                    p.again = again.data(), p.next_block = next.data();
+                    const QueryScales scales{factor.data(), shift.data(), without.data()};
+                    const auto dump = [&]<class T>(T) {
+                        if (E == 64)
+                            dump_whole_queries<T, 64>
+                                <<<1, 128>>>(problem, nullptr, integers.data(), scales);
+                        else
+                            dump_whole_queries<T, 128>
+                                <<<1, 128>>>(problem, nullptr, integers.data(), scales);
+                    };
+                    if (!fused)
+                        quantize(p, Masking::additive, nullptr);  // natural units
+                    else if (dtype == DType::float32)
+                        dump(float{});
+                    else if (dtype == DType::float16)
+                        dump(float16{});
+                    else
+                        dump(bfloat16{});
+                    must(cudaGetLastError());
+                    must(cudaDeviceSynchronize());
+                    const auto got = integers.fetch();
+                    const auto got_factor = factor.fetch();
+                    const auto got_without = without.fetch();
+                    int different = 0;
+                    for (Index i = 0; i < (fused ? 64 : padded); ++i) {
+                        std::vector<float> row(static_cast<std::size_t>(E));
+                        if (i < L) row = row_of(query, i, E);
+                        const bool bad = !quantizable(largest(row));
+                        if (bad) std::fill(row.begin(), row.end(), 0.0f);
+                        rotate(row.data(), E, Operand::query);
+                        const Quantizer quantizer(largest(row));
+                        for (Index e = 0; e < head_dim; ++e)
+                            different +=
+                                got[place_of(i, e, head_dim)] != (e < E ? quantizer(row[e]) : 0);
+                        different += got_factor[i] != std::max(quantizer.scale, 0x1p-126f);
+                        different += (got_without[i] != 0) != bad;
+                    }
+                    CHECK(different == 0);
+                    if (!fused) {
+                        CHECK(again.fetch()[0] == 0);
+                        CHECK(next.fetch()[0] == 0);
+                    }
                 }
-                CHECK(different == 0);
-            }
 }

@@ -148,12 +148,27 @@ ATTN_HD inline Grouping per_thread_key(Index keys_of_a_tile = 64) { return {keys
 /// \brief Tokens that are summed one after the other before their sum joins the total.
 inline constexpr Index smoothing_block = 64;
 
+/// \brief Most blocks that the mean is taken from. The mean of 512 tokens is off by a twentieth of
+///        their deviation; left in k - c, that makes the step a thousandth wider. To read all of a
+///        long K and know it better would cost more.
+inline constexpr Index smoothing_samples = 8;
+
+/// \brief Blocks from one that counts for the mean to the next; the first one counts.
+ATTN_HD inline Index smoothing_stride(Index tokens) {
+    const Index blocks = (tokens + smoothing_block - 1) / smoothing_block;
+    return blocks == 0 ? 1 : (blocks + smoothing_samples - 1) / smoothing_samples;
+}
+/// \brief Does this of all `tokens` tokens count for the mean?
+ATTN_HD inline bool counts_for_mean(Index token, Index tokens) {
+    return token / smoothing_block % smoothing_stride(tokens) == 0;
+}
+
 // [smoothing]
 /// \brief The mean of one channel of K over its tokens, the c of q . (k - c). Any constant gives
 ///        the same attention; the mean makes k - c small.
 ///
-/// Tokens come in order. Those that no query may see, and those that are not quantizable, are left
-/// out: what they hold must not matter.
+/// Tokens that count come in order. Those that no query may see, and those that are not
+/// quantizable, are left out: what they hold must not matter.
 struct ChannelMean {
     float block = 0;   ///< sum since the last end of a block
     float total = 0;   ///< sum of the blocks
@@ -161,7 +176,8 @@ struct ChannelMean {
 
     /// \brief The next token.
     ATTN_HD void add(float x) { block += x, ++tokens; }
-    /// \brief After the tokens 64 n .. 64 n + 63, whether they were added or left out.
+    /// \brief After the tokens 64 n .. 64 n + 63 of a block that counts, whether they were added or
+    ///        left out.
     ATTN_HD void end_block() { total += block, block = 0; }
     /// \brief 0 without tokens.
     ATTN_HD float mean() const { return tokens == 0 ? 0 : total / static_cast<float>(tokens); }

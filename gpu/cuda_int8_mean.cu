@@ -1,0 +1,63 @@
+/// \file
+/// \brief The first kernel of the pre-pass of `cuda_int8`: the mean of at most 512 keys of each head,
+///        in the order of quantize.hpp.
+#include "cuda_int8_rows.cuh"
+#include "cuda_int8_seen.cuh"
+#include "device.hpp"
+
+namespace attn::gpu {
+namespace {
+
+//! [mean]
+/// One block per head, one warp per block of keys that counts. With few registers: the next kernel
+/// begins beside it.
+template <int HeadDim>
+__global__ void __launch_bounds__(32 * smoothing_samples, HeadDim == 64    ? 4
+                                                          : HeadDim == 128 ? 3
+                                                                           : 2)
+    mean_kernel(const __grid_constant__ Int8Problem p, bool bits, Index first_block) {
+    start_next_kernel();
+    __shared__ float sums[smoothing_samples * HeadDim];
+    __shared__ KeyBlock found[smoothing_samples];
+    const Index n = first_block + blockIdx.x;
+    const KeyHead head(p, n);
+    const Index stride = smoothing_stride(p.problem.S);
+    const int samples = static_cast<int>((p.keys.blocks + stride - 1) / stride);
+    const int warp = threadIdx.x / 32;
+    if (warp < samples) {
+        const Index block = warp * stride;
+        const std::uint64_t seen = seen_of(p, head, block, bits);
+        visit_element(p.problem.dtype, [&]<class T>(T) {
+            const KeyBlock of_block = measure_keys<T, HeadDim>(
+                p.problem, head.b, head.hk, block, seen, p.wide_key, sums + warp * HeadDim);
+            if (threadIdx.x % 32 == 0) found[warp] = of_block;
+        });
+    }
+    __syncthreads();
+    for (int e = threadIdx.x; e < HeadDim; e += blockDim.x)
+        p.keys.mean[n * HeadDim + e] = mean_of(sums + e, HeadDim, found, samples);
+    if (threadIdx.x == 0) p.keys.floating[n] = false;  // until the next kernel finds one
+}
+//! [mean]
+
+template <int HeadDim>
+void launch_head_dim(const Int8Problem& p, bool bits, cudaStream_t stream) {
+    launch<mean_kernel<HeadDim>>(p.problem.B * p.keys.heads, 32 * smoothing_samples, 0, stream, p,
+                                 bits);
+}
+
+}  // namespace
+
+void average_keys(const Int8Problem& p, bool bits, cudaStream_t stream) {
+    if (p.keys.blocks == 0) return;
+    switch (p.keys.head_dim) {
+        case 64:
+            return launch_head_dim<64>(p, bits, stream);
+        case 128:
+            return launch_head_dim<128>(p, bits, stream);
+        default:
+            return launch_head_dim<256>(p, bits, stream);
+    }
+}
+
+}  // namespace attn::gpu

@@ -1,0 +1,89 @@
+/// \file
+/// \brief Which keys some query may see: those that none sees count neither for the mean of K nor as
+///        keys without integers.
+#pragma once
+
+#include "cuda_int8.hpp"
+#include "mask.cuh"
+
+namespace attn::gpu {
+
+/// \brief Which of the keys 64 block .. + 63 some query of head (b, h) may see, one bit each. The
+///        work of a whole warp; reads no more rows of the mask than it must.
+__device__ inline std::uint64_t seen_keys(const Problem& p, Index b, Index h, Index block) {
+    const Index first = block * smoothing_block;
+    const Index limit = p.L == 0 ? 0 : p.visible(p.L - 1) - first;  // the last query sees the most
+    if (limit <= 0) return 0;
+    const std::uint64_t all = limit >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << limit) - 1;
+    if (p.mask_kind == MaskKind::none) return all;
+    const int lane = threadIdx.x % 32;
+    const Index last = p.mask.stride[2] == 0 ? p.L - 1 : 0;
+    constexpr int at_once = 8;  // rows under way
+    std::uint64_t seen = 0;
+    for (Index i = p.L - 1; i >= last; i -= at_once) {
+        std::uint32_t mine = 0;  // bit 0: key `lane` is seen, bit 1: key 32 + lane
+#pragma unroll
+        for (int n = 0; n < at_once; ++n) {
+            if (i - n < last) continue;
+            const MaskRow row(p, b, h, i - n);
+            if (row.at<float>(first + lane) != -CUDART_INF_F) mine |= 1;
+            if (row.at<float>(first + 32 + lane) != -CUDART_INF_F) mine |= 2;
+        }
+        seen |= __ballot_sync(~0u, mine & 1) |
+                static_cast<std::uint64_t>(__ballot_sync(~0u, mine & 2)) << 32;
+        if (seen == all || p.visible(i) <= first) break;
+    }
+    return seen;
+}
+
+/// \brief Batch, first query head and key head of head n of the integers.
+struct KeyHead {
+    Index b, h, hk;
+    __device__ KeyHead(const Int8Problem& p, Index n)
+        : b(n / p.keys.heads), h(n % p.keys.heads * (p.problem.Hq / p.keys.heads)) {
+        hk = p.problem.key_head(h);
+    }
+};
+
+/// \brief `seen_keys` where the mask has been packed to bits and tile classes.
+__device__ inline std::uint64_t seen_in_bits(const Int8Problem& p, Index b, Index h, Index block) {
+    static_assert(class_tile == smoothing_block);
+    const Problem& problem = p.problem;
+    const Index first = block * smoothing_block;
+    const Index limit = problem.L == 0 ? 0 : problem.visible(problem.L - 1) - first;
+    if (limit <= 0) return 0;
+    const std::uint64_t all = limit >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << limit) - 1;
+    const int lane = threadIdx.x % 32;
+    const std::uint8_t* cell = p.tile_class + p.class_stride(b, h, 0) + block;
+    const std::uint32_t* words =
+        static_cast<const std::uint32_t*>(p.mask) + p.mask_stride(b, h, 0) + 2 * block;
+    const bool one_row = p.mask_stride.row == 0;  // the same for all queries: ask the last
+    std::uint64_t seen = 0;
+    for (Index tile = one_row ? 0 : (problem.L - 1) / class_tile; tile >= 0; --tile) {
+        if ((cell[tile * p.class_stride.row] & some_visible) == 0) continue;
+        std::uint64_t mine = 0;
+        for (int side = 0; side < class_tile; side += 32) {
+            const Index i = (one_row ? problem.L - 1 : tile * class_tile) + side + lane;
+            const Index left = i < problem.L ? problem.visible(i) - first : 0;
+            if (left <= 0) continue;
+            const std::uint32_t* word = words + i * p.mask_stride.row;
+            mine |= (word[0] | static_cast<std::uint64_t>(word[1]) << 32) &
+                    (left >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1);
+        }
+        seen |= __reduce_or_sync(~0u, static_cast<std::uint32_t>(mine)) |
+                static_cast<std::uint64_t>(
+                    __reduce_or_sync(~0u, static_cast<std::uint32_t>(mine >> 32)))
+                    << 32;
+        if (seen == all) break;
+    }
+    return seen;
+}
+
+/// \brief Those of the keys 64 block .. + 63 that some query may see. The work of a whole warp.
+__device__ inline std::uint64_t seen_of(const Int8Problem& p, const KeyHead& head, Index block,
+                                        bool bits) {
+    return bits ? seen_in_bits(p, head.b, head.h, block)
+                : seen_keys(p.problem, head.b, head.h, block);
+}
+
+}  // namespace attn::gpu
