@@ -48,16 +48,16 @@ enum class Unit { row, depth };
 //! [microkernel]
 /// \param a      a(r, k) at a[r * stride + k] (Unit::depth) or a[r + k * stride] (Unit::row)
 /// \param b      (depth, Vectors * width), aligned
+/// \param fetch  fetch(k), every 16 steps: prefetches a few lines. More at once would keep the
+///               loads of this loop waiting.
 /// \tparam From  the first vector of queries that takes part
-template <Unit unit, int From = 0, int Count, int Vectors>
+template <Unit unit, int From = 0, int Count, int Vectors, class Fetch>
 [[gnu::always_inline]] inline void multiply_add(const float* a, Index stride, const float* b,
-                                                Index depth, Lanes (&c)[Count][Vectors]) {
+                                                Index depth, Lanes (&c)[Count][Vectors],
+                                                Fetch fetch) {
 #pragma GCC unroll 4
     for (Index k = 0; k < depth; ++k) {
-        // Every 16 floats, a cache line: fetch the rows of the next register tile. A prefetch
-        // reads nothing, so it may point beyond the last row.
-        if (unit == Unit::depth && k % 16 == 0)
-            for (int r = 0; r < Count; ++r) __builtin_prefetch(a + (r + Count) * stride);
+        if (k % 16 == 0) fetch(k);
         Lanes queries[Vectors];
 #pragma GCC unroll 8
         for (int n = From; n < Vectors; ++n) queries[n] = load(b + n * width);

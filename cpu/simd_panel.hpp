@@ -63,9 +63,18 @@ void score_panel(const Panel& panel, const KeyTile& tile, int first_lane, Index 
             const Index first = begin + at;
             Lanes c[Keys][Vectors];  // scores of Keys keys; before From, where all are hidden, 0
             for_each_register(c, [&](int, int, Lanes& x) { x = Lanes(0.0f); });
+            const float* const key = tile.key + first * tile.key_stride;
+            const float* const value = tile.value + first * tile.value_stride;
+            // 16 floats, a cache line, of each row: keys of the next register tile, and the values
+            // of these. A prefetch reads nothing, so it may point beyond the last row.
+            const auto fetch = [&](Index e) {
+                for (int r = 0; r < Keys; ++r)
+                    __builtin_prefetch(key + (r + Keys) * tile.key_stride + e);
+                for (int r = 0; r < Keys && E > 64; ++r)
+                    __builtin_prefetch(value + r * tile.value_stride + e, 0, 2);
+            };
             if constexpr (From < Vectors)
-                multiply_add<Unit::depth, From>(tile.key + first * tile.key_stride, tile.key_stride,
-                                                panel.query, E, c);
+                multiply_add<Unit::depth, From>(key, tile.key_stride, panel.query, E, c, fetch);
             if (tile.bias)
                 for_each_register(c, [&](int r, int n, Lanes& x) {
                     const Lanes add =
@@ -137,7 +146,7 @@ void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* 
                     if constexpr (From < Vectors)
                         multiply_add<Unit::row, From>(
                             value + begin * tile.value_stride, tile.value_stride,
-                            weight + begin * Vectors * width, end - begin, c);
+                            weight + begin * Vectors * width, end - begin, c, [](Index) {});
                 });
         else
             for (Index j = 0; j < tile.keys; ++j)
@@ -159,12 +168,6 @@ void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* 
 template <int Vectors>
 void visit_tile(const Panel& panel, const KeyTile& tile, int first_lane, Index E, Index Ev,
                 float* score, bool careful) {
-    // Beyond 64 floats a row, key and value tile no longer fit the first-level cache together:
-    // bring the values to the second level while the scores are computed.
-    for (Index j = 0; Ev > 64 && j < tile.keys; ++j)
-        for (Index e = 0; e < Ev; e += 16)
-            __builtin_prefetch(tile.value + j * tile.value_stride + e, 0, 2);
-
     Lanes top[Vectors], shrink[Vectors];
 #pragma GCC unroll 8
     for (int n = 0; n < Vectors; ++n) top[n] = load(panel.max + n * width);
