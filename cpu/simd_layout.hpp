@@ -119,8 +119,9 @@ inline void load_queries(const Problem& p, const SimdTask& task, const RowMap& m
         float* const to = panel_at(p, scratch, lane).query + (first - lane);  // (E, lanes)
         Index e = 0;
         for (; e + 4 <= p.E; e += 4)
-            transpose_fours([&](Index r) { return rows[r] + e; }, to + e * lanes, lanes,
-                            [&](Lanes x) { return x * Lanes(scale); });
+            transpose_fours(
+                [&](Index r) { return rows[r] + e; },
+                [&](Index c, Lanes x) { store(to + (e + c) * lanes, x * Lanes(scale)); });
         for (; e < p.E; ++e)
             for (int n = 0; n < width; ++n) to[e * lanes + n] = rows[n][e] * scale;
     }
@@ -190,58 +191,75 @@ Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index
     return bias == Cover::none ? bias : Cover::mixed;
 }
 
-/// \brief One row's result: the sums divided, rounded and written, and its logsumexp.
-void write_row(const Problem& p, Index b, Index h, Index i, float max, float sum, float* out) {
-    // A row that saw no key has sum 0 and output 0.
-    const float factor = sum == 0 ? 0.0f : 1.0f / sum;
-    const MutableTensorView& to = p.out;
-    const Index offset = b * to.stride[0] + h * to.stride[1] + i * to.stride[2];
-    if (p.dtype == DType::float32) {
-        float* const row = static_cast<float*>(to.data) + offset;
-        if (to.stride[3] == 1)
-            for (Index e = 0; e < p.Ev; ++e) row[e] = out[e] * factor;
-        else
-            for (Index e = 0; e < p.Ev; ++e) row[e * to.stride[3]] = out[e] * factor;
-    } else {
-        for (Index e = 0; e < p.Ev; ++e) out[e] *= factor;
-        narrow_row(p.dtype, out, p.Ev, to.data, offset, to.stride[3]);
-    }
+/// \brief What a row's sums are multiplied with. A row that saw no key has sum 0 and output 0.
+[[gnu::always_inline]] inline float normalizer(float sum) { return sum == 0 ? 0.0f : 1.0f / sum; }
+
+void write_logsumexp(const Problem& p, Index b, Index h, Index i, float max, float sum) {
     if (p.logsumexp.rank == 0) return;
-    const MutableTensorView& lse = p.logsumexp;
-    static_cast<float*>(lse.data)[b * lse.stride[0] + h * lse.stride[1] + i * lse.stride[2]] =
+    const MutableTensorView& to = p.logsumexp;
+    static_cast<float*>(to.data)[b * to.stride[0] + h * to.stride[1] + i * to.stride[2]] =
         sum == 0 ? minus_infinity : max + __builtin_logf(sum);
 }
 
-/// \brief Transposes the sums back and writes them: to `out`, or unfinished to the task's
-/// `partial`.
+[[gnu::always_inline]] inline Index out_offset(const Problem& p, Index b, Index h, Index i) {
+    return b * p.out.stride[0] + h * p.out.stride[1] + i * p.out.stride[2];
+}
+
+/// \brief One row's result: the sums divided, rounded and written, and its logsumexp.
+void write_row(const Problem& p, Index b, Index h, Index i, float max, float sum, float* out) {
+    const float factor = normalizer(sum);
+    for (Index e = 0; e < p.Ev; ++e) out[e] *= factor;
+    narrow_row(p.dtype, out, p.Ev, p.out.data, out_offset(p, b, h, i), p.out.stride[3]);
+    write_logsumexp(p, b, h, i, max, sum);
+}
+
+/// \brief Whether a row of the output is floats, one behind the other.
+[[gnu::always_inline]] inline bool writes_in_place(const Problem& p) {
+    return p.dtype == DType::float32 && p.out.stride[3] == 1;
+}
+
+/// \brief Transposes the sums back and writes them: divided to `out`, or unfinished to the task's
+///        `partial`.
 void store_tile(const Problem& p, const SimdTask& task, const RowMap& map,
                 const TileScratch& scratch) {
-    const Index stride = simd_partial_stride(p.Ev);
+    const bool in_place = writes_in_place(p);
     for (int first = 0; first < map.rows; first += 4) {
+        float* to[4];  // (Ev) each
+        float factor[4];
+        for (Index n = 0; n < 4; ++n) {
+            const Index row = first + n;
+            to[n] = scratch.line + n * scratch.line_stride;
+            factor[n] = 0;
+            if (row >= map.rows) continue;
+            const float max = scratch.max[row], sum = scratch.sum[row];
+            if (task.partial) {
+                float* const state = task.partial + row * simd_partial_stride(p.Ev);
+                state[0] = max;
+                state[1] = sum;
+                to[n] = state + simd_partial_header;
+                factor[n] = 1;
+                continue;
+            }
+            const Index h = map.head[row], i = map.query[row];
+            if (in_place) to[n] = static_cast<float*>(p.out.data) + out_offset(p, task.b, h, i);
+            factor[n] = normalizer(sum);
+            write_logsumexp(p, task.b, h, i, max, sum);
+        }
         const int lane = first / panel_lanes * panel_lanes;
         const Index lanes = vectors_at(map, lane) * width;
         const float* const from = panel_at(p, scratch, lane).out + (first - lane);  // (Ev, lanes)
         Index e = 0;
         for (; e + width <= p.Ev; e += width)
-            transpose_fours([&](Index r) { return from + (e + r) * lanes; }, scratch.line + e,
-                            scratch.line_stride);
+            transpose_fours(
+                [&](Index r) { return from + (e + r) * lanes; },
+                [&](Index n, Lanes x) { (x * Lanes(factor[n])).store_unaligned(to[n] + e); });
         for (; e < p.Ev; ++e)
-            for (Index n = 0; n < 4; ++n)
-                scratch.line[n * scratch.line_stride + e] = from[e * lanes + n];
-        for (Index n = 0; n < 4 && first + n < map.rows; ++n) {
-            const Index row = first + n;
-            float* const line = scratch.line + n * scratch.line_stride;
-            if (task.partial == nullptr) {
-                write_row(p, task.b, map.head[row], map.query[row], scratch.max[row],
-                          scratch.sum[row], line);
-                continue;
-            }
-            float* const state = task.partial + row * stride;
-            state[0] = scratch.max[row];
-            state[1] = scratch.sum[row];
-            std::memcpy(state + simd_partial_header, line,
-                        static_cast<std::size_t>(p.Ev) * sizeof(float));
-        }
+            for (Index n = 0; n < 4; ++n) to[n][e] = from[e * lanes + n] * factor[n];
+        if (in_place || task.partial) continue;
+        for (Index n = 0; n < 4 && first + n < map.rows; ++n)
+            narrow_row(p.dtype, to[n], p.Ev, p.out.data,
+                       out_offset(p, task.b, map.head[first + n], map.query[first + n]),
+                       p.out.stride[3]);
     }
 }
 

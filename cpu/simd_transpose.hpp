@@ -42,12 +42,10 @@ template <int Step, int first, int... Lane>
          (Step == 1 ? Lane % 4 / 2 + Lane % 2 * width : Lane % 2 + Lane % 4 / 2 * width))...);
 }
 
-/// \brief Transposes `width` rows of four: to[c][r] = row(r)[c]. The rows may lie anywhere.
-///        Nothing is computed, so an element may be any 32 bits.
-/// \param change  what is done to each register before it is stored
-template <class RowAt, class Change>
-[[gnu::always_inline]] inline void transpose_fours(RowAt row, float* to, Index to_row,
-                                                   Change change) {
+/// \brief Transposes `width` rows of four: put(c, x), where lane r of x is row(r)[c]. The rows may
+///        lie anywhere. Nothing is computed, so an element may be any 32 bits.
+template <class RowAt, class Put>
+[[gnu::always_inline]] inline void transpose_fours(RowAt row, Put put) {
     constexpr std::make_integer_sequence<int, width> lanes;
     const auto rows_from = [&](Index first) {
         return fours_of([&](Index r) { return row(first + r); });
@@ -55,18 +53,17 @@ template <class RowAt, class Change>
     const Floats a = rows_from(0), b = rows_from(1), c = rows_from(2), d = rows_from(3);
     const Floats ab_low = zip<1, 0>(a, b, lanes), ab_high = zip<1, 2>(a, b, lanes);
     const Floats cd_low = zip<1, 0>(c, d, lanes), cd_high = zip<1, 2>(c, d, lanes);
-    const auto put = [&](Index column, Floats x) {
-        change(Lanes((Lanes::register_type)x)).store_unaligned(to + column * to_row);
-    };
-    put(0, zip<2, 0>(ab_low, cd_low, lanes));
-    put(1, zip<2, 2>(ab_low, cd_low, lanes));
-    put(2, zip<2, 0>(ab_high, cd_high, lanes));
-    put(3, zip<2, 2>(ab_high, cd_high, lanes));
+    const auto lanes_in = [](Floats x) { return Lanes((Lanes::register_type)x); };
+    put(0, lanes_in(zip<2, 0>(ab_low, cd_low, lanes)));
+    put(1, lanes_in(zip<2, 2>(ab_low, cd_low, lanes)));
+    put(2, lanes_in(zip<2, 0>(ab_high, cd_high, lanes)));
+    put(3, lanes_in(zip<2, 2>(ab_high, cd_high, lanes)));
 }
 
+/// \brief to[c][r] = row(r)[c].
 template <class RowAt>
 [[gnu::always_inline]] inline void transpose_fours(RowAt row, float* to, Index to_row) {
-    transpose_fours(row, to, to_row, [](Lanes x) { return x; });
+    transpose_fours(row, [&](Index c, Lanes x) { x.store_unaligned(to + c * to_row); });
 }
 
 }  // namespace
