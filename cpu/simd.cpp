@@ -137,13 +137,25 @@ void run(const Problem& p) {
 
     // A tile of rows of one key head. Tiles of a head are neighbours, so its keys and values stay
     // in the cache; with a causal rule the last tiles see most keys and begin.
-    const auto task_of = [&](Index t) {
+    const auto place_of = [&](Index t) {
         SimdTask task;
         task.b = t / (p.H * plan.tiles);
         task.key_head = t / plan.tiles % p.H;
         task.first_row = (plan.tiles - 1 - t % plan.tiles) * plan.tile_rows;
         task.rows = std::min(plan.tile_rows, plan.rows - task.first_row);
         task.end_key = p.S;
+        return task;
+    };
+    const auto query_of = [&](const SimdTask& task) {  // its first row's, in elements
+        const Index group = p.Hq / p.H, *const stride = p.query.stride;
+        return task.b * stride[0] + (task.key_head * group + task.first_row % group) * stride[1] +
+               task.first_row / group * stride[2];
+    };
+    const auto task_of = [&](Index t) {
+        SimdTask task = place_of(t);
+        // With one thread it is the next one; with more, about so.
+        if (t + plan.threads < p.B * p.H * plan.tiles)
+            task.next_query = query_of(place_of(t + plan.threads)) - query_of(task);
         return task;
     };
     const auto take_part = [&](SimdTask& task, Index part) {

@@ -33,6 +33,9 @@ struct SimdTask {
     /// Null: these are all keys, and the result is written to `out` and `logsumexp`.
     /// Otherwise the unfinished state goes here: (rows, simd_partial_stride(Ev)).
     float* partial = nullptr;
+    /// From a query of this task to its like in the task that this thread will probably do next,
+    /// in elements: to prefetch. 0: there is none.
+    Index next_query = 0;
 };
 
 /// \brief Most rows of a task of `attend_rows`.

@@ -91,6 +91,10 @@ template <int Vectors = 1, class F>
             scratch.sum + lane};
 }
 
+[[gnu::always_inline]] inline Index query_at(const Problem& p, Index b, Index h, Index i) {
+    return b * p.query.stride[0] + h * p.query.stride[1] + i * p.query.stride[2];
+}
+
 /// \brief Reads, transposes and scales the queries; lanes without a row hold zeros.
 inline void load_queries(const Problem& p, const SimdTask& task, const RowMap& map,
                          const TileScratch& scratch) {
@@ -107,8 +111,7 @@ inline void load_queries(const Problem& p, const SimdTask& task, const RowMap& m
                 for (Index e = 0; e < p.E; ++e) line[e] = 0;
                 continue;
             }
-            const Index offset = task.b * from.stride[0] + map.head[row] * from.stride[1] +
-                                 map.query[row] * from.stride[2];
+            const Index offset = query_at(p, task.b, map.head[row], map.query[row]);
             if (in_place)
                 rows[n] = static_cast<const float*>(from.data) + offset;
             else
@@ -146,14 +149,23 @@ inline void fetch_rows(const Problem& p, const SimdTask& task, const TensorView&
     data = copy;
 }
 
-/// \brief No key seen: maxima -inf, sums 0.
-inline void start_panels(const Problem& p, const RowMap& map, const TileScratch& scratch) {
-    for (Index n = 0; n < lines(map.rows) * p.Ev; ++n) scratch.out[n] = 0;
+/// \brief No key seen: maxima -inf, sums of weights 0.
+inline void start_weights(const TileScratch& scratch) {
     for (Index n = 0; n < simd_tile_rows; ++n) scratch.max[n] = minus_infinity, scratch.sum[n] = 0;
 }
 
+/// \brief And sums of weight * value 0.
+inline void start_sums(const Problem& p, const RowMap& map, const TileScratch& scratch) {
+    for (Index n = 0; n < lines(map.rows) * p.Ev; ++n) scratch.out[n] = 0;
+}
+
+inline void start_panels(const Problem& p, const RowMap& map, const TileScratch& scratch) {
+    start_weights(scratch);
+    start_sums(p, map, scratch);
+}
+
 /// \brief Whether all sums of weight * value are finite.
-bool all_finite(const Problem& p, const RowMap& map, const TileScratch& scratch) {
+inline bool all_finite(const Problem& p, const RowMap& map, const TileScratch& scratch) {
     const Index lanes = (map.rows + width - 1) / width * width;
     Lanes zero[4] = {Lanes(0.0f), Lanes(0.0f), Lanes(0.0f), Lanes(0.0f)};  // sums in flight at once
     for (Index n = 0, turn = 0; n < lanes * p.Ev; n += width, ++turn)
@@ -201,28 +213,27 @@ void write_logsumexp(const Problem& p, Index b, Index h, Index i, float max, flo
         sum == 0 ? minus_infinity : max + __builtin_logf(sum);
 }
 
-[[gnu::always_inline]] inline Index out_offset(const Problem& p, Index b, Index h, Index i) {
+[[gnu::always_inline]] inline Index out_at(const Problem& p, Index b, Index h, Index i) {
     return b * p.out.stride[0] + h * p.out.stride[1] + i * p.out.stride[2];
 }
 
 /// \brief One row's result: the sums divided, rounded and written, and its logsumexp.
-void write_row(const Problem& p, Index b, Index h, Index i, float max, float sum, float* out) {
+inline void write_row(const Problem& p, Index b, Index h, Index i, float max, float sum,
+                      float* out) {
     const float factor = normalizer(sum);
     for (Index e = 0; e < p.Ev; ++e) out[e] *= factor;
-    narrow_row(p.dtype, out, p.Ev, p.out.data, out_offset(p, b, h, i), p.out.stride[3]);
+    narrow_row(p.dtype, out, p.Ev, p.out.data, out_at(p, b, h, i), p.out.stride[3]);
     write_logsumexp(p, b, h, i, max, sum);
-}
-
-/// \brief Whether a row of the output is floats, one behind the other.
-[[gnu::always_inline]] inline bool writes_in_place(const Problem& p) {
-    return p.dtype == DType::float32 && p.out.stride[3] == 1;
 }
 
 /// \brief Transposes the sums back and writes them: divided to `out`, or unfinished to the task's
 ///        `partial`.
-void store_tile(const Problem& p, const SimdTask& task, const RowMap& map,
+/// \return whether all sums are finite
+bool store_tile(const Problem& p, const SimdTask& task, const RowMap& map,
                 const TileScratch& scratch) {
-    const bool in_place = writes_in_place(p);
+    const bool in_place = p.dtype == DType::float32 && p.out.stride[3] == 1;
+    Lanes zero[4] = {Lanes(0.0f), Lanes(0.0f), Lanes(0.0f), Lanes(0.0f)};
+    float rest = 0;
     for (int first = 0; first < map.rows; first += 4) {
         float* to[4];  // (Ev) each
         float factor[4];
@@ -241,7 +252,7 @@ void store_tile(const Problem& p, const SimdTask& task, const RowMap& map,
                 continue;
             }
             const Index h = map.head[row], i = map.query[row];
-            if (in_place) to[n] = static_cast<float*>(p.out.data) + out_offset(p, task.b, h, i);
+            if (in_place) to[n] = static_cast<float*>(p.out.data) + out_at(p, task.b, h, i);
             factor[n] = normalizer(sum);
             write_logsumexp(p, task.b, h, i, max, sum);
         }
@@ -250,17 +261,38 @@ void store_tile(const Problem& p, const SimdTask& task, const RowMap& map,
         const float* const from = panel_at(p, scratch, lane).out + (first - lane);  // (Ev, lanes)
         Index e = 0;
         for (; e + width <= p.Ev; e += width)
-            transpose_fours(
-                [&](Index r) { return from + (e + r) * lanes; },
-                [&](Index n, Lanes x) { (x * Lanes(factor[n])).store_unaligned(to[n] + e); });
+            transpose_fours([&](Index r) { return from + (e + r) * lanes; },
+                            [&](Index n, Lanes x) {
+                                zero[n] = fma(x, Lanes(0.0f), zero[n]);  // NaN for infinity and NaN
+                                (x * Lanes(factor[n])).store_unaligned(to[n] + e);
+                            });
         for (; e < p.Ev; ++e)
-            for (Index n = 0; n < 4; ++n) to[n][e] = from[e * lanes + n] * factor[n];
+            for (Index n = 0; n < 4; ++n) {
+                rest += from[e * lanes + n] * 0.0f;
+                to[n][e] = from[e * lanes + n] * factor[n];
+            }
         if (in_place || task.partial) continue;
         for (Index n = 0; n < 4 && first + n < map.rows; ++n)
             narrow_row(p.dtype, to[n], p.Ev, p.out.data,
-                       out_offset(p, task.b, map.head[first + n], map.query[first + n]),
+                       out_at(p, task.b, map.head[first + n], map.query[first + n]),
                        p.out.stride[3]);
     }
+    const Lanes sum = (zero[0] + zero[1]) + (zero[2] + zero[3]) + Lanes(rest);
+    return xsimd::all(sum == sum);
+}
+
+/// \brief Of float32 tensors.
+inline RowsAhead rows_ahead(const Problem& p, const SimdTask& task, const RowMap& map) {
+    RowsAhead ahead;
+    for (Index r = 0; r < simd_tile_rows; ++r) {
+        const Index row = r < map.rows ? r : map.rows - 1, h = map.head[row], i = map.query[row];
+        ahead.query[r] =
+            static_cast<const float*>(p.query.data) + query_at(p, task.b, h, i) + task.next_query;
+        ahead.out[r] = task.partial
+                           ? task.partial + row * simd_partial_stride(p.Ev) + simd_partial_header
+                           : static_cast<const float*>(p.out.data) + out_at(p, task.b, h, i);
+    }
+    return ahead;
 }
 
 }  // namespace

@@ -16,10 +16,17 @@ constexpr float log2e = 1.44269504088896340736f;
 /// \brief What a panel keeps while it visits the tiles of keys. All buffers are aligned; `lanes` is
 ///        the number of its queries, rounded up to whole registers.
 struct Panel {
-    float* query;  ///< (E, lanes) scaled queries
-    float* out;    ///< (Ev, lanes) sums of weight * value
-    float* max;    ///< (lanes) running maximum of the scores
-    float* sum;    ///< (lanes) running sum of the weights
+    float* query;        ///< (E, lanes) scaled queries
+    float* out;          ///< (Ev, lanes) sums of weight * value
+    float* max;          ///< (lanes) running maximum of the scores
+    float* sum;          ///< (lanes) running sum of the weights
+    bool first = false;  ///< nothing is in `out` yet: these keys are the first
+};
+
+/// \brief Rows that are not needed yet but soon.
+struct RowsAhead {
+    const float* query[simd_tile_rows];  ///< (E) each, of the task that comes next
+    const float* out[simd_tile_rows];    ///< (Ev) each, that this task will write
 };
 
 /// \brief A tile of keys and values in float32, with unit stride along E and Ev.
@@ -30,6 +37,7 @@ struct KeyTile {
     Index keys;
     const std::uint64_t* allowed;  ///< (keys) bit n: lane n may see the key; null: all may
     const float* bias;             ///< (keys, simd_tile_rows) additive mask; null: none
+    const RowsAhead* ahead;        ///< to fetch while this tile is computed; null: none
     /// Rows before this one see none of the keys step * n .. step * (n + 1) - 1: under a causal
     /// rule, the tile on the diagonal is a staircase. Read only if `stairs`.
     Index first_row[4];
@@ -73,8 +81,19 @@ void score_panel(const Panel& panel, const KeyTile& tile, int first_lane, Index 
                 for (int r = 0; r < Keys && E > 64; ++r)
                     __builtin_prefetch(value + r * tile.value_stride + e, 0, 2);
             };
-            if constexpr (From < Vectors)
-                multiply_add<Unit::depth, From>(key, tile.key_stride, panel.query, E, c, fetch);
+            const auto multiply = [&](auto fetch_lines) {
+                if constexpr (From < Vectors)
+                    multiply_add<Unit::depth, From>(key, tile.key_stride, panel.query, E, c,
+                                                    fetch_lines);
+            };
+            if (!tile.ahead)
+                multiply(fetch);
+            else
+                multiply([&](Index e) {
+                    fetch(e);
+                    for (int r = 0; r < Keys; ++r)
+                        __builtin_prefetch(tile.ahead->out[first + r] + e, 1, 2);
+                });
             if (tile.bias)
                 for_each_register(c, [&](int r, int n, Lanes& x) {
                     const Lanes add =
@@ -140,14 +159,26 @@ void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* 
         const float* const value = tile.value + first;
         Lanes c[Columns][Vectors];  // output of Columns elements of Ev
         for_each_register(c, [](int, int, Lanes& x) { x = Lanes(0.0f); });
-        if (!careful)
+        // A register tile in which a cache line of Ev begins fetches this line of each row ahead.
+        const Index line = first / 16 * 16;
+        const bool fetches = tile.ahead && first - line < Columns;
+        const auto multiply = [&](auto fetch) {
             for_stairs<Vectors, stairs>(
                 tile, first_lane, [&]<int From>(Rows<From>, Index begin, Index end) {
                     if constexpr (From < Vectors)
-                        multiply_add<Unit::row, From>(
-                            value + begin * tile.value_stride, tile.value_stride,
-                            weight + begin * Vectors * width, end - begin, c, [](Index) {});
+                        multiply_add<Unit::row, From>(value + begin * tile.value_stride,
+                                                      tile.value_stride,
+                                                      weight + begin * Vectors * width, end - begin,
+                                                      c, [&](Index j) { fetch(begin + j); });
                 });
+        };
+        if (!careful && !fetches)
+            multiply([](Index) {});
+        else if (!careful)
+            multiply([&](Index j) {
+                for (Index r = j; r < j + 16; ++r)
+                    __builtin_prefetch(tile.ahead->query[r] + line, 0, 2);
+            });
         else
             for (Index j = 0; j < tile.keys; ++j)
                 for_each_register(c, [&](int r, int n, Lanes& x) {
@@ -157,7 +188,7 @@ void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* 
                 });
         for_each_register(c, [&](int r, int n, const Lanes& x) {
             float* const at = out + (r * Vectors + n) * width;
-            store(at, fma(load(at), shrink[n], x));
+            store(at, panel.first ? x : fma(load(at), shrink[n], x));
         });
     });
 }

@@ -20,7 +20,10 @@ void fetch_tile(const Problem& p, const SimdTask& task, Index first, const TileS
 /// \brief Visits the tiles of keys that these rows may see; leaves sums and maxima in `scratch`.
 void visit_keys(const Problem& p, const SimdTask& task, const RowMap& map,
                 const TileScratch& scratch, bool careful) {
-    start_panels(p, map, scratch);
+    start_weights(scratch);
+    RowsAhead ahead;
+    bool fetches = p.dtype == DType::float32, first_tile = true;
+    if (fetches) ahead = rows_ahead(p, task, map);
     // The last row sees the most: no key beyond its causal limit is visited.
     const Index end =
         map.visible[map.rows - 1] < task.end_key ? map.visible[map.rows - 1] : task.end_key;
@@ -32,12 +35,21 @@ void visit_keys(const Problem& p, const SimdTask& task, const RowMap& map,
         if (mask_tile(p, task, map, first, scratch, allowed, tile) == Cover::none) continue;
 
         fetch_tile(p, task, first, scratch, tile);
+        // In one of the last two tiles, since a mask may leave out the last.
+        if (fetches && first + 2 * simd_tile_keys >= end) {
+            fetches = false;
+            tile.ahead = &ahead;
+        }
         for (int lane = 0; lane < map.rows; lane += panel_lanes)
             with_vectors(vectors_at(map, lane), [&]<int Vectors>(Rows<Vectors>) {
-                visit_tile<Vectors>(panel_at(p, scratch, lane), tile, lane, p.E, p.Ev,
-                                    scratch.score, careful);
+                Panel panel = panel_at(p, scratch, lane);
+                panel.first = first_tile;
+                visit_tile<Vectors>(panel, tile, lane, p.E, p.Ev, scratch.score, careful);
+                tile.ahead = nullptr;
             });
+        first_tile = false;
     }
+    if (first_tile) start_sums(p, map, scratch);
 }
 //! [loop]
 
@@ -48,7 +60,8 @@ void attend_tile(const Problem& p, const SimdTask& task, float* memory) {
     visit_keys(p, task, map, scratch, false);
     // Rare: a NaN or an infinity in a value. It belongs to the rows that may see it and to no
     // other, so the tile is computed again with a product that skips weights of 0.
-    if (!all_finite(p, map, scratch)) visit_keys(p, task, map, scratch, true);
+    if (store_tile(p, task, map, scratch)) return;
+    visit_keys(p, task, map, scratch, true);
     store_tile(p, task, map, scratch);
 }
 
