@@ -58,9 +58,11 @@ RowMap map_rows(const Problem& p, const SimdTask& task) {
     RowMap map;
     const Index group = p.Hq / p.H;
     map.rows = task.rows;
+    Index query = task.first_row / group, in_group = task.first_row % group;
     for (Index r = 0; r < task.rows; ++r) {
-        map.query[r] = (task.first_row + r) / group;
-        map.head[r] = task.key_head * group + (task.first_row + r) % group;
+        map.query[r] = query;
+        map.head[r] = task.key_head * group + in_group;
+        if (++in_group == group) in_group = 0, ++query;
         const Index end = map.query[r] + p.diagonal + 1;
         map.visible[r] = end < 0 ? 0 : end > p.S ? p.S : end;
         if (p.mask_kind == MaskKind::boolean)

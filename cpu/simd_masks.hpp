@@ -88,9 +88,13 @@ Cover cover_of_booleans(const RowMap& map, Index first) {
         any |= now;
         least = now < least ? now : least;
     }
-    bool none = true, every = true;
-    for (int j = 0; j < 64; ++j) none = none && any[j] == 0, every = every && least[j] != 0;
-    return none ? Cover::none : every ? Cover::all : Cover::mixed;
+    const auto has_bits = [](const auto& bytes) {
+        std::uint64_t word[8], all = 0;
+        std::memcpy(word, &bytes, sizeof word);
+        for (const std::uint64_t w : word) all |= w;
+        return all != 0;
+    };
+    return !has_bits(any) ? Cover::none : !has_bits(least == 0) ? Cover::all : Cover::mixed;
 }
 
 //! [classify]
