@@ -48,7 +48,7 @@ enum class Unit { row, depth };
 //! [microkernel]
 /// \param a      a(r, k) at a[r * stride + k] (Unit::depth) or a[r + k * stride] (Unit::row)
 /// \param b      (depth, Vectors * width), aligned
-/// \param fetch  fetch(k), every 16 steps: prefetches a few lines. More at once would keep the
+/// \param fetch  fetch(k), every 4 steps: prefetches a few lines. More at once would keep the
 ///               loads of this loop waiting.
 /// \tparam From  the first vector of queries that takes part
 template <Unit unit, int From = 0, int Count, int Vectors, class Fetch>
@@ -57,7 +57,7 @@ template <Unit unit, int From = 0, int Count, int Vectors, class Fetch>
                                                 Fetch fetch) {
 #pragma GCC unroll 4
     for (Index k = 0; k < depth; ++k) {
-        if (k % 16 == 0) fetch(k);
+        if (k % 4 == 0) fetch(k);
         Lanes queries[Vectors];
 #pragma GCC unroll 8
         for (int n = From; n < Vectors; ++n) queries[n] = load(b + n * width);

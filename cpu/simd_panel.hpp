@@ -73,12 +73,13 @@ void score_panel(const Panel& panel, const KeyTile& tile, int first_lane, Index 
             for_each_register(c, [&](int, int, Lanes& x) { x = Lanes(0.0f); });
             const float* const key = tile.key + first * tile.key_stride;
             const float* const value = tile.value + first * tile.value_stride;
-            // 16 floats, a cache line, of each row: keys of the next register tile, and the values
-            // of these. A prefetch reads nothing, so it may point beyond the last row.
+            // A cache line, 16 floats, of each row: keys of the next register tile, values of these,
+            // outputs; in turns, so that no more are asked for at once than the core can await.
+            // A prefetch reads nothing, so it may point beyond the last row.
             const auto fetch = [&](Index e) {
-                for (int r = 0; r < Keys; ++r)
+                for (int r = 0; r < Keys && e % 16 == 0; ++r)
                     __builtin_prefetch(key + (r + Keys) * tile.key_stride + e);
-                for (int r = 0; r < Keys && E > 64; ++r)
+                for (int r = 0; r < Keys && E > 64 && e % 16 == 4; ++r)
                     __builtin_prefetch(value + r * tile.value_stride + e, 0, 2);
             };
             const auto multiply = [&](auto fetch_lines) {
@@ -91,7 +92,7 @@ void score_panel(const Panel& panel, const KeyTile& tile, int first_lane, Index 
             else
                 multiply([&](Index e) {
                     fetch(e);
-                    for (int r = 0; r < Keys; ++r)
+                    for (int r = 0; r < Keys && e % 16 == 8; ++r)
                         __builtin_prefetch(tile.ahead->out[first + r] + e, 1, 2);
                 });
             if (tile.bias)
@@ -176,7 +177,7 @@ void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* 
             multiply([](Index) {});
         else if (!careful)
             multiply([&](Index j) {
-                for (Index r = j; r < j + 16; ++r)
+                for (Index r = j; r < j + 4; ++r)
                     __builtin_prefetch(tile.ahead->query[r] + line, 0, 2);
             });
         else
