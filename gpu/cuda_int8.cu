@@ -11,7 +11,7 @@
 /// |-----------------------------------------------------|-------------------------------------|
 /// | few keys and queries, E = 64 or 128                 | fused kernel                        |
 /// | others                                              | pre-pass, main, second pass         |
-/// | of these without a mask, E up to 128, on sm_90a     | main and second pass by `wgmma`     |
+/// | of these no mask or one as bits, E <= 128, sm_90a   | main and second pass by `wgmma`     |
 /// | max_relative_error: heads that exceed it            | and those of `cuda_mma`             |
 /// | no keys, or &#124;scale&#124; above 2^40            | `cuda_mma` alone                    |
 ///
@@ -77,8 +77,9 @@ struct Plan {
         Int8Problem mapped;
         mapped.problem = p;
         mapped.value_stride = value_strides(p);
-        wgmma = gpu::has_wgmma() && mask.masking == gpu::Masking::none && head_dim <= 128 &&
-                gpu::can_map(mapped.values());
+        const bool masking =
+            mask.masking == gpu::Masking::none || mask.masking == gpu::Masking::bits;
+        wgmma = gpu::has_wgmma() && masking && head_dim <= 128 && gpu::can_map(mapped.values());
         const Saturating heads = counted(p.B) * counted(gpu::int8_key_heads(p));
         const Saturating of_64 = heads * counted((p.S + 63) / 64);
         key = pieces.take(of_64 * counted(64 * head_dim));

@@ -13,8 +13,8 @@
 /// bits. A step for each token costs one load of two steps for the eight scores of a lane.
 ///
 /// Rows that meet a number without an integer (NaN, infinity, beyond 2^40) or a hidden value that
-/// is not finite are left to a second kernel, queued behind the first, whose blocks return at once
-/// where nothing is to be done.
+/// is not finite are left to a second kernel, queued behind the first: a small one, which looks
+/// through the marks.
 #pragma once
 
 #include "cuda_int8_tile.cuh"

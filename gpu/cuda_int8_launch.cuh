@@ -27,7 +27,7 @@ using Int8MainShape = std::conditional_t<HeadDim == 256, Int8Shape<T, 256, 4, 1,
                                          Int8Shape<T, HeadDim, 4, 2, SmallTile ? 32 : 64>>;
 
 /// \brief The kernel of cuda_int8_wgmma.cuh: no more blocks than have a place at once.
-template <class T, int HeadDim>
+template <class T, int HeadDim, bool masked>
 void launch_int8_wgmma(Int8Problem p, cudaStream_t stream) {
     using Shape = Int8WgmmaShape<T, HeadDim>;
     const Index tiles = (p.problem.L + Shape::rows - 1) / Shape::rows;
@@ -35,17 +35,20 @@ void launch_int8_wgmma(Int8Problem p, cudaStream_t stream) {
     const Index blocks = tiles * p.problem.B * p.problem.Hq;
     const CUtensorMap values = map_rows(p.values(), Shape::Keys);
     const Index places = multiprocessors();
-    launch_early<int8_wgmma_kernel<Shape>>(blocks < places ? blocks : places, Shape::all_threads,
-                                           Shape::shared_bytes, stream, p, values, blocks);
-    launch<int8_wgmma_again_kernel<Shape>>(second_blocks(blocks), Shape::all_threads,
-                                           Shape::shared_bytes, stream, p, values, blocks);
+    launch_early<int8_wgmma_kernel<Shape, masked>>(blocks < places ? blocks : places,
+                                                   Shape::all_threads, Shape::shared_bytes, stream,
+                                                   p, values, blocks);
+    launch<int8_wgmma_again_kernel<Shape, masked>>(second_blocks(blocks), Shape::all_threads,
+                                                   Shape::shared_bytes, stream, p, values, blocks);
 }
 
 template <class T, int HeadDim>
 void launch_int8_masking(const Int8Problem& p, Masking masking, cudaStream_t stream) {
     using Shape = Int8MainShape<T, HeadDim, false>;
     if constexpr (HeadDim <= 128)
-        if (p.wgmma) return launch_int8_wgmma<T, HeadDim>(p, stream);
+        if (p.wgmma)
+            return masking == Masking::none ? launch_int8_wgmma<T, HeadDim, false>(p, stream)
+                                            : launch_int8_wgmma<T, HeadDim, true>(p, stream);
     switch (masking) {
         case Masking::none:
             return launch_int8_shape<Shape, Masking::none, std::uint8_t>(p, stream);

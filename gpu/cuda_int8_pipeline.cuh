@@ -38,7 +38,9 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     static constexpr int out_at = value_at + stages * Base::tile_bytes;
     static constexpr int scale_at = out_at + Base::query_bytes;
     static constexpr int barriers_at = scale_at + stages * scale_bytes;
-    static constexpr int shared_bytes = barriers_at + 256 + 1024;  // tiles start at 1024 bytes
+    static constexpr int tasks_at = barriers_at + 160;
+    static constexpr int labels_at = tasks_at + 128;
+    static constexpr int shared_bytes = labels_at + 8 * stages + 1024;  // tiles start at 1024 bytes
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -85,6 +87,32 @@ struct Turn {
     }
 };
 
+/// \brief What a stage holds, where a mask decides which tiles are visited.
+struct TileLabel {
+    int tile;        ///< its number; -1: there is none, the block of rows ends
+    unsigned mixed;  ///< bit g: the mask hides some of it from group g
+};
+/// \brief The label of tile j for a block's rows: tile -1 if the mask hides all of it.
+/// \param classes  of the block's first rows
+template <class Shape>
+__device__ inline TileLabel label_of(const Int8Problem& p, const std::uint8_t* classes,
+                                     Index rows_left, int j) {
+    constexpr int columns = Shape::Keys / class_tile, groups = Shape::rows / 64;
+    static_assert(class_tile == 64, "a group's rows are one row of classes");
+    unsigned seen = 0, mixed = 0;
+#pragma unroll
+    for (int g = 0; g < groups; ++g)
+#pragma unroll
+        for (int c = 0; c < columns; ++c) {
+            const Index column = static_cast<Index>(j) * columns + c;
+            if (g * 64 >= rows_left || column >= p.keys.blocks) continue;
+            const unsigned bits = classes[g * p.class_stride.row + column];
+            seen |= bits & some_visible;
+            if ((bits & some_hidden) != 0) mixed |= 1u << g;
+        }
+    return {seen != 0 ? j : -1, mixed};
+}
+
 /// \brief Tiles of keys up to the last key that rows .. row may see.
 template <class Shape>
 __device__ inline int tiles_up_to(const Problem& p, Index row) {
@@ -96,15 +124,19 @@ __device__ inline int tiles_up_to(const Problem& p, Index row) {
 struct Int8Task {
     Index block;  ///< -1: there is none
     Index b, h, first_row;
-    Index row;   ///< the first one among all query rows
-    Index keys;  ///< among (B, heads of keys)
+    Index row;                  ///< the first one among all query rows
+    Index keys;                 ///< among (B, heads of keys)
+    const std::uint32_t* mask;  ///< bits of the first row, if there is a mask
 };
 
 /// \brief Copies what a block of rows needs, tile by tile, as room comes free. The work of one thread.
-///        (A wait for parity ^ 1 does not wait at a stage that was never used.)
-template <class Shape>
+///        (A wait for parity ^ 1 does not wait at a stage that was never used.) With a mask, tiles
+///        that nobody sees are left out, and behind the last one comes an empty one.
+/// \param labels  (stages), used with a mask
+template <class Shape, bool masked>
 __device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& values, Index block,
-                                       volatile Int8Task& task, std::uint32_t memory,
+                                       volatile Int8Task& task, volatile TileLabel* labels,
+                                       std::uint32_t memory,
                                        const Int8Barriers<Shape::stages>& barriers,
                                        Turn<Shape::stages>& turn) {
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
@@ -114,6 +146,12 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& 
     const Index keys_at = p.keys.place(problem, place.b, place.h);
     task.block = block, task.b = place.b, task.h = place.h, task.first_row = place.first_row;
     task.row = row, task.keys = keys_at;
+    const std::uint8_t* classes = nullptr;
+    if constexpr (masked) {
+        task.mask = static_cast<const std::uint32_t*>(p.mask) +
+                    p.mask_stride(place.b, place.h, place.first_row);
+        classes = p.tile_class + p.class_stride(place.b, place.h, place.first_row / class_tile);
+    }
     const Index rows_left = p.queries.rows - place.first_row;
     copy_bulk(memory, p.queries.query + row * HD,
               (rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows) * HD,
@@ -124,11 +162,15 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& 
     const int value_batch = p.value_stride.batch == 0 ? 0 : static_cast<int>(place.b);
     const int tiles = tiles_up_to<Shape>(problem, place.first_row + Shape::rows - 1);
     //! [copier]
-    for (int j = 0; j < tiles; ++j, turn.next()) {
+    for (int j = 0; j < tiles; ++j) {
+        TileLabel label{j, 0};
+        if constexpr (masked) label = label_of<Shape>(p, classes, problem.L - place.first_row, j);
+        if (label.tile < 0) continue;
         const int stage = turn.stage;
         const Index at = static_cast<Index>(j) * KT, left = p.keys.blocks * 64 - at;
         const int keys = left < KT ? static_cast<int>(left) : KT;
         barrier_wait(barriers.key_empty(stage), turn.parity ^ 1);
+        if constexpr (masked) labels[stage].tile = label.tile, labels[stage].mixed = label.mixed;
         barrier_expect(barriers.key_full(stage), keys * (HD + 4));
         copy_bytes(memory + Shape::key_at + stage * Shape::int8_tile_bytes,
                    p.keys.key + (head + at) * HD, keys * HD, barriers.key_full(stage));
@@ -142,8 +184,17 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& 
                 memory + Shape::value_at + stage * Shape::tile_bytes + plane * Shape::plane_bytes,
                 &values, plane * 64, static_cast<int>(at), value_head, value_batch,
                 barriers.value_full(stage));
+        turn.next();
     }
     //! [copier]
+    if constexpr (masked) {
+        barrier_wait(barriers.key_empty(turn.stage), turn.parity ^ 1);
+        labels[turn.stage].tile = -1;
+        barrier_arrive(barriers.key_full(turn.stage));
+        barrier_wait(barriers.value_empty(turn.stage), turn.parity ^ 1);
+        barrier_arrive(barriers.value_full(turn.stage));
+        turn.next();
+    }
 }
 
 /// \brief The block's shared memory from a multiple of 1024 bytes on.

@@ -1,6 +1,7 @@
 /// \file
-/// \brief The main kernel of `cuda_int8` on sm_90a, without a mask: the same integers through
-///        `wgmma`, which reads keys and values from shared memory, for four warps at a time.
+/// \brief The main kernel of `cuda_int8` on sm_90a, without a mask or with one that has been packed
+///        to bits: the same integers through `wgmma`, which reads keys and values from shared
+///        memory, for four warps at a time.
 ///
 ///     shared memory   query tile   (rows, HeadDim)             bytes
 ///                     key tiles    (stages, Keys, HeadDim)     bytes, with (stages, Keys) steps
@@ -50,11 +51,49 @@ __device__ __forceinline__ void start_values(float (&out)[Columns][4],
     wgmma_commit();
 }
 
+/// \brief The bits of a tile's mask for the two rows of a lane.
+template <class Shape>
+struct MaskBits {
+    std::uint32_t word[2][Shape::Keys / 32];
+
+    /// \param row  of the block: the lane's first one
+    __device__ void load(const Int8Problem& p, const volatile Int8Task& task, int row, int tile) {
+        const std::uint32_t* const mask = task.mask;
+        const Index last = p.problem.L - task.first_row - 1;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const Index own = row + 8 * half < last ? row + 8 * half : last;
+            const std::uint32_t* const from = mask + own * p.mask_stride.row;
+#pragma unroll
+            for (int n = 0; n < Shape::Keys / 64; ++n) {
+                // Behind the last block of keys there are no words; those keys do not exist.
+                const Index block = static_cast<Index>(tile) * (Shape::Keys / 64) + n;
+                const uint2 two = *reinterpret_cast<const uint2*>(
+                    from + 2 * (block < p.keys.blocks ? block : p.keys.blocks - 1));
+                word[half][2 * n] = two.x, word[half][2 * n + 1] = two.y;
+            }
+        }
+    }
+    /// \param column  the lane's first one
+    __device__ void hide(float (&score)[Shape::Keys / 8][4], int column) const {
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int n = 0; n < Shape::Keys / 8; ++n) {
+                const std::uint32_t own = word[half][n / 4] >> column;
+                const std::uint32_t first = 1u << (8 * (n % 4));
+                if ((own & first) == 0) score[n][2 * half] = -CUDART_INF_F;
+                if ((own & 2 * first) == 0) score[n][2 * half + 1] = -CUDART_INF_F;
+            }
+    }
+};
+
 /// \brief What the other warps do: the rows of a block, all tiles of keys, then the results.
 /// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
 /// \return whether this thread's results are all finite
-template <class Shape, bool second>
+template <class Shape, bool masked, bool second>
 __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const volatile Int8Task& task,
+                                                const volatile TileLabel* labels,
                                                 unsigned char* shared,
                                                 const Int8Barriers<Shape::stages>& barriers,
                                                 Turn<Shape::stages>& key_turn,
@@ -105,6 +144,22 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         if (fresh_lane() == 0) barrier_arrive(barriers.value_empty(value_turn.stage));
         value_turn.next();
     };
+    // The number of the tile behind tile j, -1 behind the last one; and which mask hides some of it.
+    MaskBits<Shape> bits;
+    bool mixed = false;
+    const auto next_tile = [&](int j) {
+        if constexpr (!masked) return j + 1;
+        barrier_wait(barriers.key_full(key_turn.stage), key_turn.parity);
+        const int tile = labels[key_turn.stage].tile;
+        mixed = tile >= 0 && (labels[key_turn.stage].mixed >> group & 1) != 0;
+        return tile;
+    };
+    const auto is_own = [&](int j) {
+        return static_cast<unsigned>(j) < static_cast<unsigned>(own_tiles);
+    };
+    const auto fetch_mask = [&](int j) {
+        if (masked && mixed) bits.load(p, task, warp * 16 + c_row(fresh_lane(), 0), j);
+    };
     int product[1][KT / 8][4];
     typename Rows::Scores score;
     std::uint32_t weights[KT / 16][4];
@@ -125,6 +180,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                     static_cast<float>(product[0][n][i]) * (i % 2 == 0 ? two.x : two.y);
         }
         release_keys();
+        if (masked && mixed) bits.hide(score[0], c_column(fresh, 0));
         if (j >= first_partial)
             hide_beyond<Shape>(score, problem, warp_row + c_row(fresh, 0),
                                static_cast<Index>(j) * KT + c_column(fresh, 0));
@@ -147,16 +203,19 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
 #pragma unroll
     for (int k = 0; k < HD / 32; ++k) load_matrices(query[k], query_row ^ (k * 32));
     barrier_arrive(barriers.query_empty());
-    if (own_tiles > 0) {
+    int j = next_tile(-1);
+    if (is_own(j)) {
         start_scores(product[0], query);
+        fetch_mask(j);
         wgmma_wait<0>();
-        weigh(0);
+        weigh(j);
         pack_weights();
         wait_for_values(value_turn);
         //! [wgmma loop]
-        for (int j = 1; j < own_tiles; ++j) {
+        for (j = next_tile(j); is_own(j); j = next_tile(j)) {
             start_scores(product[0], query);
             start_values<Shape>(rows.out[0], weights, value_tile());
+            fetch_mask(j);
             wgmma_wait<1>();  // the products of tile j are there; the values before are being added
             const bool moves = weigh(j);
             Turn<Shape::stages> next = value_turn;
@@ -178,11 +237,14 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         wgmma_use(rows.out[0]);
         release_values();
     }
-    for (int j = own_tiles; j < tiles; ++j) {  // tiles that only other groups use
+    // Tiles that only other groups use; with a mask, also the empty one at the end.
+    for (bool more = masked || j < tiles; more; more = masked ? more : j < tiles) {
         barrier_wait(barriers.key_full(key_turn.stage), key_turn.parity);
+        if constexpr (masked) more = labels[key_turn.stage].tile >= 0;
         release_keys();
         wait_for_values(value_turn);
         release_values();
+        ++j;
     }
     rows.finish_sums();
     return write_int8_rows<Shape>(p, rows, factor, shared + Shape::out_at,
@@ -194,7 +256,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
 /// \brief One block a multiprocessor, which takes one block of rows after the other: while the
 ///        results of one are written, the tiles of the next are under way.
 /// \param blocks  of rows
-template <class Shape>
+template <class Shape, bool masked>
 __global__ void __launch_bounds__(Shape::all_threads, 1)
     int8_wgmma_kernel(const __grid_constant__ Int8Problem p,
                       const __grid_constant__ CUtensorMap values, Index blocks, Index) {
@@ -203,7 +265,8 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     unsigned char* const shared = whole_kilobytes(raw);
     const Int8Barriers<Shape::stages> barriers{shared_address(shared) + Shape::barriers_at};
     volatile Int8Task* const task =  // two: one in work, one to come
-        reinterpret_cast<Int8Task*>(shared + Shape::barriers_at + barriers.bytes);
+        reinterpret_cast<Int8Task*>(shared + Shape::tasks_at);
+    auto* const labels = reinterpret_cast<volatile TileLabel*>(shared + Shape::labels_at);
     if (threadIdx.x == 0) barriers.set(Shape::Warps);
     wait_for_last_kernel();
     __syncthreads();  // the barriers are there
@@ -217,8 +280,8 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         for (Index block = take(), next; block < blocks; block = next, parity ^= 1) {
             next = take();
             barrier_wait(barriers.query_empty(), parity ^ 1);
-            copy_int8_tiles<Shape>(p, values, block, task[parity], shared_address(shared), barriers,
-                                   turn);
+            copy_int8_tiles<Shape, masked>(p, values, block, task[parity], labels,
+                                           shared_address(shared), barriers, turn);
         }
         barrier_wait(barriers.query_empty(), parity ^ 1);
         task[parity].block = -1;
@@ -231,8 +294,8 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     while (true) {
         barrier_wait(barriers.query_full(), parity);
         if (task[parity].block < 0) return;
-        const bool finite =
-            attend_integers<Shape, false>(p, task[parity], shared, barriers, key_turn, value_turn);
+        const bool finite = attend_integers<Shape, masked, false>(p, task[parity], labels, shared,
+                                                                  barriers, key_turn, value_turn);
         // Rows for the second pass? The pre-pass has set the marks to 0.
         const int lane = fresh_lane(), row = static_cast<int>(fresh_thread()) / 32 * 16 + lane;
         const bool without = lane < 16 && task[parity].first_row + row < p.problem.L &&
@@ -246,7 +309,7 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
 }
 
 /// \brief See `int8_again_kernel`.
-template <class Shape>
+template <class Shape, bool masked>
 __global__ void __launch_bounds__(Shape::all_threads, 1)
     int8_wgmma_again_kernel(const __grid_constant__ Int8Problem p,
                             const __grid_constant__ CUtensorMap values, Index blocks, Index) {
@@ -254,18 +317,20 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     extern __shared__ unsigned char raw[];
     unsigned char* const shared = whole_kilobytes(raw);
     const Int8Barriers<Shape::stages> barriers{shared_address(shared) + Shape::barriers_at};
-    volatile Int8Task& task =
-        *reinterpret_cast<Int8Task*>(shared + Shape::barriers_at + barriers.bytes);
+    volatile Int8Task& task = *reinterpret_cast<Int8Task*>(shared + Shape::tasks_at);
+    auto* const labels = reinterpret_cast<volatile TileLabel*>(shared + Shape::labels_at);
     for_marked<Shape::all_threads>(p.again, blocks, [&](Index block) {
         if (threadIdx.x == 0) barriers.set(Shape::Warps);
         __syncthreads();  // the barriers are there
         Turn<Shape::stages> turn, value_turn;
         if (threadIdx.x == Shape::consumers)
-            copy_int8_tiles<Shape>(p, values, block, task, shared_address(shared), barriers, turn);
+            copy_int8_tiles<Shape, masked>(p, values, block, task, labels, shared_address(shared),
+                                           barriers, turn);
         __syncwarp();
         if (threadIdx.x < Shape::consumers) {
             barrier_wait(barriers.query_full(), 0);
-            attend_integers<Shape, true>(p, task, shared, barriers, turn, value_turn);
+            attend_integers<Shape, masked, true>(p, task, labels, shared, barriers, turn,
+                                                 value_turn);
         }
         __syncthreads();  // they have served
         if (threadIdx.x == 0) barriers.end();
