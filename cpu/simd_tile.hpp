@@ -16,7 +16,6 @@ void fetch_tile(const Problem& p, const SimdTask& task, Index first, const TileS
                tile.value_stride);
 }
 
-//! [loop]
 /// \brief Visits the tiles of keys that these rows may see; leaves sums and maxima in `scratch`.
 void visit_keys(const Problem& p, const SimdTask& task, const RowMap& map,
                 const TileScratch& scratch, bool careful) {
@@ -24,6 +23,7 @@ void visit_keys(const Problem& p, const SimdTask& task, const RowMap& map,
     RowsAhead ahead;
     bool fetches = p.dtype == DType::float32, first_tile = true;
     if (fetches) ahead = rows_ahead(p, task, map);
+    //! [loop]
     // The last row sees the most: no key beyond its causal limit is visited.
     const Index end =
         map.visible[map.rows - 1] < task.end_key ? map.visible[map.rows - 1] : task.end_key;
@@ -49,9 +49,9 @@ void visit_keys(const Problem& p, const SimdTask& task, const RowMap& map,
             });
         first_tile = false;
     }
+    //! [loop]
     if (first_tile) start_sums(p, map, scratch);
 }
-//! [loop]
 
 void attend_tile(const Problem& p, const SimdTask& task, float* memory) {
     const TileScratch scratch(p, memory);
