@@ -37,7 +37,7 @@ parser.add_argument("--machine", default="", help="name of the record")
 parser.add_argument("--out", default="", help="JSON file; rows of other cases and thread counts in it are kept")
 parser.add_argument("--source-hash", default="", help="of the sources the library was made from, where they are not beside this script")
 args = parser.parse_args()
-CORES = len(os.sched_getaffinity(0))
+CORES = os.cpu_count()  # of the machine, not those that this process may use
 if args.cpu is not None:
     os.sched_setaffinity(0, {args.cpu})
 
