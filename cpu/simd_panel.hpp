@@ -82,7 +82,7 @@ void score_panel(const Panel& panel, const KeyTile& tile, int first_lane, Index 
                 for (int r = 0; r < Keys && E > 64 && e % 16 == 4; ++r)
                     __builtin_prefetch(value + r * tile.value_stride + e, 0, 2);
             };
-            const auto multiply = [&](auto fetch_lines) {
+            const auto multiply = [&]([[maybe_unused]] auto fetch_lines) {
                 if constexpr (From < Vectors)
                     multiply_add<Unit::depth, From>(key, tile.key_stride, panel.query, E, c,
                                                     fetch_lines);
