@@ -4,13 +4,14 @@
     cmake --build build --target attn_cpu_door
     python3 tests/bench/compare_torch_cpu.py --threads 1 --out docs/measured/cpu_vs_torch_NAME.json
     python3 tests/bench/compare_torch_cpu.py --cases causal --rounds 30      only some, longer
+    python3 tests/bench/compare_torch_cpu.py --library NEW.so --other OLD.so     what a change gains
 
 Rivals take turns, so that a busy moment hits all alike; best and median of the rounds are kept. In the
 same rounds run two rulers: multiply-adds in registers (the FMA peak) and one read of K and V (the
 bandwidth). What they allow at best, the larger of the two times, is in every row as the roofline: in
 float32 arithmetic, so that AMX may pass it. A ratio is PyTorch's time / ours. Beside a mask runs the
-same call without it ("simd, no mask"): the row of simd says how many times as fast the mask makes it. Needs torch and numpy;
-onnx and onnxruntime if there.
+same call without it ("simd, no mask"): the row of simd says how many times as fast the mask makes it. With --other
+the tier simd of a second build takes turns as well. Needs torch and numpy; onnx and onnxruntime if there.
 """
 import argparse
 import ctypes
@@ -33,6 +34,7 @@ parser.add_argument("--rounds", type=int, default=15)
 parser.add_argument("--seconds", type=float, default=6.0, help="most time for one case")
 parser.add_argument("--cpu", type=int, help="pin to this core, for one thread")
 parser.add_argument("--library", default="", help="path of libattn_cpu_door.so")
+parser.add_argument("--other", default="", help="libattn_cpu_door.so of another build")
 parser.add_argument("--machine", default="", help="name of the record")
 parser.add_argument("--out", default="", help="JSON file; rows of other cases and thread counts in it are kept")
 parser.add_argument("--source-hash", default="", help="of the sources the library was made from, where they are not beside this script")
@@ -63,19 +65,24 @@ class Call(ctypes.Structure):
                  ("scratch", ctypes.c_void_p), ("scratch_bytes", ctypes.c_int64)])
 
 
-def load_door():
+def find_door():
     here = pathlib.Path(__file__).resolve()
-    names = [args.library] if args.library else sorted(map(str, here.parents[2].glob("build*/**/libattn_cpu_door.so")))
+    names = sorted(map(str, here.parents[2].glob("build*/**/libattn_cpu_door.so")))
     if not names:
         sys.exit("libattn_cpu_door.so not found: build the target attn_cpu_door or pass --library")
-    door = ctypes.CDLL(names[-1])
+    return names[-1]
+
+
+def load_door(name):
+    door = ctypes.CDLL(name)
     door.attn_door_fma_gflops.restype = ctypes.c_double
     door.attn_door_isa.restype = ctypes.c_char_p
     door.attn_door_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
     return door
 
 
-door = load_door()
+door = load_door(args.library or find_door())
+other_door = load_door(args.other) if args.other else None
 
 
 def case(name, B, Hq, H, L, S, E, dtype="float32", causal=False, mask=None, spread=1.0):
@@ -108,6 +115,7 @@ CASES = [
 
 
 NO_MASK = "simd, no mask"
+OTHER = "simd, other build"
 
 
 def make_inputs(c):
@@ -124,7 +132,7 @@ def make_inputs(c):
     return q, k, v, mask
 
 
-def our_tier(tier, c, q, k, v, mask):
+def our_tier(tier, c, q, k, v, mask, door=door):
     out = torch.empty(c["B"], c["Hq"], c["L"], c["E"], dtype=q.dtype)
     call = Call(tier=tier.encode(), B=c["B"], Hq=c["Hq"], H=c["H"], L=c["L"], S=c["S"], E=c["E"], Ev=c["E"],
                 dtype=DTYPES[c["dtype"]], mask_dtype=DTYPES["bool"], causal=int(c["causal"]), threads=args.threads,
@@ -227,6 +235,8 @@ def measure(c):
         rivals.pop("openmp", None)  # scalar code: seconds for what the others do in milliseconds
     if mask is not None:
         rivals[NO_MASK] = our_tier("simd", c, q, k, v, None)
+    if other_door:
+        rivals[OTHER] = our_tier("simd", c, q, k, v, mask, other_door)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         want = {n: F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=m,
                                                   is_causal=c["causal"], enable_gqa=c["Hq"] != c["H"])
@@ -273,9 +283,10 @@ def measure(c):
             row.update(gbytes_best=kv / best * 1e-9, gbytes_median=kv / median * 1e-9,
                        share_of_read_best=kv / best * 1e-9 / max(read),
                        share_of_read_median=statistics.median(kv / s * 1e-9 / r for s, r in zip(t, read)))
-        if n == "simd" and NO_MASK in times:
-            row.update(no_mask_over_this_best=min(times[NO_MASK]) / best,
-                       no_mask_over_this_median=statistics.median(a / b for a, b in zip(times[NO_MASK], t)))
+        for beside, key in ((NO_MASK, "no_mask"), (OTHER, "other_build")):
+            if n == "simd" and beside in times:
+                row[f"{key}_over_this_best"] = min(times[beside]) / best
+                row[f"{key}_over_this_median"] = statistics.median(a / b for a, b in zip(times[beside], t))
         if hasattr(rivals[n], "scratch_bytes"):
             row["scratch_bytes"] = rivals[n].scratch_bytes
         rows.append(row)
@@ -283,19 +294,20 @@ def measure(c):
 
 
 def show(rows):
-    print(f"{'case':<27}{'thr':>3} {'rival':<12}{'best ms':>9}{'med ms':>9}{'GFLOP/s':>9}{'med':>8}"
+    print(f"{'case':<27}{'thr':>3} {'rival':<17}{'best ms':>9}{'med ms':>9}{'GFLOP/s':>9}{'med':>8}"
           f"{'torch/x':>9}{'med':>6}{'%peak':>7}{'med':>5}{'GB/s':>7}{'%read':>7}{'error':>9}")
     for r in rows:
         memory = f"{r['gbytes_best']:>7.1f}{100 * r['share_of_read_best']:>7.0f}" if "gbytes_best" in r else " " * 14
-        print(f"{r['case']:<27}{r['threads']:>3} {r['rival']:<12}{r['seconds_best'] * 1e3:>9.3f}{r['seconds_median'] * 1e3:>9.3f}"
+        print(f"{r['case']:<27}{r['threads']:>3} {r['rival']:<17}{r['seconds_best'] * 1e3:>9.3f}{r['seconds_median'] * 1e3:>9.3f}"
               f"{r['gflops_best']:>9.1f}{r['gflops_median']:>8.1f}{r['torch_over_this_best']:>9.2f}{r['torch_over_this_median']:>6.2f}"
               f"{100 * r['share_of_peak_best']:>7.0f}{100 * r['share_of_peak_median']:>5.0f}{memory}{r['max_error']:>9.1e}", flush=True)
 
 
     for r in rows:
-        if "no_mask_over_this_best" in r:
-            print(f"  the same without the mask takes {r['no_mask_over_this_best']:.2f} times as long (best), "
-                  f"{r['no_mask_over_this_median']:.2f} (median of the rounds)", flush=True)
+        for beside, key in (("the same without the mask", "no_mask"), ("the other build", "other_build")):
+            if f"{key}_over_this_best" in r:
+                print(f"  {beside} takes {r[key + '_over_this_best']:.2f} times as long (best), "
+                      f"{r[key + '_over_this_median']:.2f} (median of the rounds)", flush=True)
 
 
 def cpu_name():
