@@ -34,6 +34,8 @@
 #include "simd_kernel.hpp"
 #include "threads.hpp"
 
+#include <cstring>
+
 namespace attn {
 namespace {
 
@@ -71,7 +73,24 @@ struct Plan {
     Index thread_floats;   // a kernel's working memory, then two states if parts are done in turn
     Index state_floats;    // the state of one tile of rows
     Index partial_floats;  // the states of all parts
+    Index batch_covers;    // bytes of SimdTask::covers for each batch that has a mask of its own
+    Index cover_floats;    // what all of them take
 };
+
+/// Bytes that tell what the tiles of masks hold: at most this many, whatever L and S are.
+constexpr Index most_covers = Index{1} << 16;
+
+/// Heads that share a mask share what is known of its tiles.
+void plan_covers(const Problem& p, Plan& plan) {
+    const bool shared = p.mask_kind != MaskKind::none && p.mask.stride[1] == 0 && p.H > 1;
+    if (!shared || plan.stream) return;
+    const Index row_tiles = (plan.rows + simd_tile_rows - 1) / simd_tile_rows;
+    const Index key_tiles = (p.S + simd_tile_keys - 1) / simd_tile_keys;
+    const Index masks = p.mask.stride[0] == 0 ? 1 : p.B;
+    if (row_tiles > most_covers || key_tiles > most_covers / row_tiles / masks) return;
+    plan.batch_covers = row_tiles * key_tiles;
+    plan.cover_floats = (masks * plan.batch_covers + 63) / 64 * 16;  // whole cache lines
+}
 
 Plan make_plan(const Problem& p, const SimdKernels& kernel) {
     Plan plan{};
@@ -106,12 +125,14 @@ Plan make_plan(const Problem& p, const SimdKernels& kernel) {
     plan.state_floats = std::min(plan.rows, plan.tile_rows) * simd_partial_stride(p.Ev);
     plan.thread_floats = kernel.scratch_floats(p) + (plan.parts > 1 ? 2 * plan.state_floats : 0);
     plan.partial_floats = plan.merge_later ? tiles * plan.parts * plan.state_floats : 0;
+    plan_covers(p, plan);
     return plan;
 }
 
 std::size_t scratch_bytes(const Problem& p) {
     const Plan plan = make_plan(p, kernels(p));
-    return static_cast<std::size_t>(plan.threads * plan.thread_floats + plan.partial_floats) *
+    return static_cast<std::size_t>(plan.threads * plan.thread_floats + plan.partial_floats +
+                                    plan.cover_floats) *
            sizeof(float);
 }
 
@@ -132,7 +153,9 @@ void run(const Problem& p) {
     const SimdKernels& kernel = kernels(p);
     const Plan plan = make_plan(p, kernel);
     float* const partial = reinterpret_cast<float*>(p.scratch.data());
-    float* const memory = partial + plan.partial_floats;
+    auto* const covers = reinterpret_cast<std::uint8_t*>(partial + plan.partial_floats);
+    float* const memory = partial + plan.partial_floats + plan.cover_floats;
+    std::memset(covers, 0, static_cast<std::size_t>(plan.cover_floats) * sizeof(float));
     const auto attend = plan.stream ? kernel.attend_rows : kernel.attend_tile;
 
     // A tile of rows of one key head. Tiles of a head are neighbours, so its keys and values stay
@@ -144,6 +167,8 @@ void run(const Problem& p) {
         task.first_row = (plan.tiles - 1 - t % plan.tiles) * plan.tile_rows;
         task.rows = std::min(plan.tile_rows, plan.rows - task.first_row);
         task.end_key = p.S;
+        if (plan.cover_floats > 0)
+            task.covers = covers + (p.mask.stride[0] == 0 ? 0 : task.b * plan.batch_covers);
         return task;
     };
     const auto query_of = [&](const SimdTask& task) {  // its first row's, in elements

@@ -8,6 +8,7 @@
 #include <attn/tier.hpp>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace attn {
 
@@ -33,6 +34,9 @@ struct SimdTask {
     /// Null: these are all keys, and the result is written to `out` and `logsumexp`.
     /// Otherwise the unfinished state goes here: (rows, simd_partial_stride(Ev)).
     float* partial = nullptr;
+    /// What is known of the mask's tiles, (row tiles, key tiles) of this batch, where heads share a
+    /// mask (`CoverNote`). All threads write the same. Null: nothing is kept.
+    std::uint8_t* covers = nullptr;
     /// From a query of this task to its like in the task that this thread will probably do next,
     /// in elements: to prefetch. 0: there is none.
     Index next_query = 0;

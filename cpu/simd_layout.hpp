@@ -58,6 +58,12 @@ RowMap map_rows(const Problem& p, const SimdTask& task) {
     RowMap map;
     const Index group = p.Hq / p.H;
     map.rows = task.rows;
+    const Index key_tiles = (p.S + simd_tile_keys - 1) / simd_tile_keys;
+    // Some rows of a tile say nothing of all of them.
+    const Index left = p.L * group - task.first_row;
+    if (task.covers != nullptr && task.first_row % simd_tile_rows == 0 &&
+        task.rows == (left < simd_tile_rows ? left : simd_tile_rows))
+        map.covers = task.covers + task.first_row / simd_tile_rows * key_tiles;
     Index query = task.first_row / group, in_group = task.first_row % group;
     for (Index r = 0; r < task.rows; ++r) {
         map.query[r] = query;
@@ -192,17 +198,21 @@ void find_stairs(const std::uint64_t (&allowed)[64], KeyTile& tile) {
 /// \param allowed  memory for one word per key
 Cover mask_tile(const Problem& p, const SimdTask& task, const RowMap& map, Index first,
                 const TileScratch& scratch, std::uint64_t (&allowed)[64], KeyTile& tile) {
-    const Cover cover = read_bits(p, map, first, tile.keys, allowed);
-    if (cover == Cover::none) return Cover::none;
+    const CoverNote note(map, first);
+    const Cover known = note.read();
+    if (known == Cover::none || known == Cover::all) return known;
+    const Cover cover = read_bits(p, map, first, tile.keys, allowed, known);
+    if (cover == Cover::none) return note.write(Cover::none);
     if (cover == Cover::mixed) {
         turn_to_lanes(map, allowed);
         tile.allowed = allowed;
         find_stairs(allowed, tile);
     }
-    if (p.mask_kind != MaskKind::additive) return cover;
+    if (p.mask_kind != MaskKind::additive) return note.write(cover);
     const Cover bias = read_bias(p, task.b, map, first, tile.keys, scratch.bias, scratch.line);
     if (bias == Cover::mixed) tile.bias = scratch.bias;
-    return bias == Cover::none ? bias : Cover::mixed;
+    if (bias == Cover::none) return note.write(Cover::none);
+    return note.write(bias == Cover::all ? cover : Cover::mixed);
 }
 
 /// \brief What a row's sums are multiplied with. A row that saw no key has sum 0 and output 0.

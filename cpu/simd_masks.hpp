@@ -29,9 +29,32 @@ struct RowMap {
     Index head[simd_tile_rows];     ///< h
     Index visible[simd_tile_rows];  ///< keys that causality leaves: 0 .. visible - 1; ascending
     const std::uint8_t* mask[simd_tile_rows];  ///< the row of a boolean mask, (S)
+    std::uint8_t* covers = nullptr;            ///< (key tiles) of these rows; null: not kept
 };
 
-enum class Cover { none, all, mixed };
+enum class Cover : std::uint8_t { unknown, none, all, mixed };
+
+//! [note]
+/// \brief What the first head found in a tile of its mask, for the heads that share it: they read
+///        mixed tiles alone. Threads that find the same at the same time write the same byte.
+class CoverNote {
+  public:
+    CoverNote(const RowMap& map, Index first_key)
+        : byte_(map.covers == nullptr ? nullptr : map.covers + first_key / simd_tile_keys) {}
+    Cover read() const {
+        return byte_ == nullptr ? Cover::unknown
+                                : static_cast<Cover>(__atomic_load_n(byte_, __ATOMIC_RELAXED));
+    }
+    Cover write(Cover cover) const {
+        if (byte_ != nullptr)
+            __atomic_store_n(byte_, static_cast<std::uint8_t>(cover), __ATOMIC_RELAXED);
+        return cover;
+    }
+
+  private:
+    std::uint8_t* byte_;
+};
+//! [note]
 
 /// \brief The lowest `count` bits, 0 <= count <= 64.
 [[gnu::always_inline]] inline std::uint64_t low_bits(Index count) {
@@ -100,15 +123,16 @@ Cover cover_of_booleans(const RowMap& map, Index first) {
 //! [classify]
 /// \brief Reads the causal rule and a boolean mask for keys first .. first + keys - 1.
 /// \param word  for a mixed tile: one word per row, one bit per key
+/// \param known  Cover::mixed: so it was for another head
 Cover read_bits(const Problem& p, const RowMap& map, Index first, Index keys,
-                std::uint64_t (&word)[64]) {
+                std::uint64_t (&word)[64], Cover known = Cover::unknown) {
     const std::uint64_t full = low_bits(keys);
     const bool boolean = p.mask_kind == MaskKind::boolean;
     // Rows ascend: when the first sees all of these keys, the causal rule removes none.
     const bool all_visible = map.visible[0] >= first + keys;
     if (!boolean && all_visible) return Cover::all;
     const Index stride = p.mask.stride[3];
-    if (boolean && all_visible && stride == 1 && keys == 64) {
+    if (boolean && all_visible && stride == 1 && keys == 64 && known == Cover::unknown) {
         const Cover cover = cover_of_booleans(map, first);
         if (cover != Cover::mixed) return cover;
     }
@@ -119,7 +143,9 @@ Cover read_bits(const Problem& p, const RowMap& map, Index first, Index keys,
         const Index visible = map.visible[r] - first;
         // A mask that is broadcast over rows or heads gives the same bits again.
         if (boolean && map.mask[r] != last) {
-            mask_bits = bits_of_booleans(map.mask[r] + first * stride, stride, keys);
+            const std::uint8_t* const row = map.mask[r] + first * stride;
+            mask_bits = bits_of_booleans(row, stride, keys);
+            __builtin_prefetch(row + simd_tile_keys);  // the row's next tile
             last = map.mask[r];
         }
         word[r] = mask_bits & (visible > 0 ? low_bits(visible) & full : 0);

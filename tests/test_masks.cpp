@@ -294,3 +294,36 @@ TEST_CASE("every tier applies a mask and the causal rule together") {
         }
     }
 }
+
+TEST_CASE("every tier reads the mask of each batch and of each call anew") {
+    // Tiles of 64 x 64 that are hidden, visible and mixed, others in each batch. A tier may keep what
+    // it found for the next head, but not for the next batch or call: `poison` fills its memory.
+    const Sizes s{2, 4, 2, 150, 200, 16, 10};
+    for (const Tier* tier : tiers_under_test())
+        for (DType dtype : {DType::float32, DType::float16, DType::bfloat16})
+            for (bool boolean : {true, false})
+                for (Causal rule : {Causal::none, Causal::lower_right}) {
+                    const std::string name = std::string(attn::name_of(dtype)) +
+                                             (boolean ? " boolean" : " additive") +
+                                             (rule == Causal::none ? "" : " causal");
+                    SUBCASE(subcase(tier, name).c_str()) {
+                        const Qkv x = generate("gauss", s, 40, dtype);
+                        Tensor mask({s.B, 1, s.L, s.S}, DType::boolean);
+                        for (Index n = 0; n < mask.size(); ++n) {
+                            const Index b = n / (s.L * s.S), i = n / s.S % s.L, j = n % s.S;
+                            const Index kind = (i / 64 + 2 * (j / 64) + b) % 3;
+                            mask.set(n, kind == 0 ? 0 : kind == 1 ? 1 : (i + j) % 3 != 0);
+                        }
+                        const Tensor bias = additive(mask, DType::float32);
+                        Options options = masked(boolean ? mask.view() : bias.view());
+                        options.causal = rule;
+                        if (!takes(*tier, x.query, x.key, x.value, options)) continue;
+                        const Output got = run(*tier, x.query, x.key, x.value, options);
+                        expect_right(*tier, got, reference(x.query, x.key, x.value, options));
+                        for (unsigned char byte : {0, 1, 2, 3})
+                            expect_same_bits(
+                                *tier, got,
+                                run(*tier, x.query, x.key, x.value, options, {.poison = byte}));
+                    }
+                }
+}
