@@ -4,6 +4,8 @@
 #pragma once
 
 #include "int8_panel.hpp"
+#include "simd_covers.hpp"
+#include "simd_store.hpp"
 
 namespace attn::ATTN_ISA {
 namespace {

@@ -12,8 +12,10 @@
 ///     simd_rows.hpp         float16 and bfloat16 are widened on the way in, rounded on the way out
 ///     simd_transpose.hpp    rows in memory become registers of queries, and back
 ///     simd_scratch.hpp      a thread's working memory, piece by piece
-///     simd_layout.hpp       the memory of a tile: queries in, outputs out
+///     simd_layout.hpp       the memory of a tile: queries in
+///     simd_store.hpp        outputs out
 ///     simd_masks.hpp        64 x 64 bits say which tiles to skip and which to mask
+///     simd_covers.hpp       ... and are read once by heads that share a mask
 ///     simd_tile.hpp         the loop over the tiles of keys
 ///     simd_decode_lanes.hpp     few queries: one row in a register
 ///     simd_decode_products.hpp  its scores, weights and sums of values

@@ -8,7 +8,9 @@
 /// to within 2^-15. Its scores are exact; its second product leaves out the rests of weights, below
 /// 2^-7 of them, times the rests of values, at most 2^-8 of them. Tier.accuracy says so.
 #include "simd_amx_softmax.hpp"
+#include "simd_covers.hpp"
 #include "simd_decode.hpp"
+#include "simd_store.hpp"
 #include "simd_tile.hpp"
 
 namespace attn::ATTN_ISA {

@@ -34,28 +34,6 @@ struct RowMap {
 
 enum class Cover : std::uint8_t { unknown, none, all, mixed };
 
-//! [note]
-/// \brief What the first head found in a tile of its mask, for the heads that share it: they read
-///        mixed tiles alone. Threads that find the same at the same time write the same byte.
-class CoverNote {
-  public:
-    CoverNote(const RowMap& map, Index first_key)
-        : byte_(map.covers == nullptr ? nullptr : map.covers + first_key / simd_tile_keys) {}
-    Cover read() const {
-        return byte_ == nullptr ? Cover::unknown
-                                : static_cast<Cover>(__atomic_load_n(byte_, __ATOMIC_RELAXED));
-    }
-    Cover write(Cover cover) const {
-        if (byte_ != nullptr)
-            __atomic_store_n(byte_, static_cast<std::uint8_t>(cover), __ATOMIC_RELAXED);
-        return cover;
-    }
-
-  private:
-    std::uint8_t* byte_;
-};
-//! [note]
-
 /// \brief The lowest `count` bits, 0 <= count <= 64.
 [[gnu::always_inline]] inline std::uint64_t low_bits(Index count) {
     return count >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;

@@ -5,7 +5,7 @@
 /// of threads: the same bits come out.
 #pragma once
 
-#include "simd_layout.hpp"
+#include "simd_store.hpp"
 
 namespace attn::ATTN_ISA {
 namespace {

@@ -2,8 +2,9 @@
 /// \brief The loop of the tier `simd`: one tile of 64 rows against all keys that they may see.
 #pragma once
 
-#include "simd_layout.hpp"
+#include "simd_covers.hpp"
 #include "simd_panel.hpp"
+#include "simd_store.hpp"
 
 namespace attn::ATTN_ISA {
 namespace {

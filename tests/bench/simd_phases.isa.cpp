@@ -9,6 +9,7 @@
 #include "flush_denormals.hpp"
 #include "simd_layout.hpp"
 #include "simd_panel.hpp"
+#include "simd_store.hpp"
 #pragma GCC diagnostic pop
 
 #include <algorithm>
