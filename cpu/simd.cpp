@@ -181,8 +181,15 @@ void run(const Problem& p) {
     const auto task_of = [&](Index t) {
         SimdTask task = place_of(t);
         // With one thread it is the next one; with more, about so.
-        if (t + plan.threads < p.B * p.H * plan.tiles)
-            task.next_query = query_of(place_of(t + plan.threads)) - query_of(task);
+        if (t + plan.threads < p.B * p.H * plan.tiles) {
+            const SimdTask next = place_of(t + plan.threads);
+            task.next_query = query_of(next) - query_of(task);
+            const auto head_of = [](const SimdTask& of, const TensorView& from) {
+                return of.b * from.stride[0] + of.key_head * from.stride[1];
+            };
+            task.next_key = head_of(next, p.key) - head_of(task, p.key);
+            task.next_value = head_of(next, p.value) - head_of(task, p.value);
+        }
         return task;
     };
     const auto take_part = [&](SimdTask& task, Index part) {

@@ -40,6 +40,8 @@ struct SimdTask {
     /// From a query of this task to its like in the task that this thread will probably do next,
     /// in elements: to prefetch. 0: there is none.
     Index next_query = 0;
+    /// Likewise from its first key and value; 0: they are the same head's.
+    Index next_key = 0, next_value = 0;
 };
 
 /// \brief Most rows of a task of `attend_rows`.

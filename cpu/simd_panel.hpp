@@ -27,6 +27,12 @@ struct Panel {
 struct RowsAhead {
     const float* query[simd_tile_rows];  ///< (E) each, of the task that comes next
     const float* out[simd_tile_rows];    ///< (Ev) each, that this task will write
+    /// The first tile of keys and values, (64, E) and (64, Ev), if the next task has others.
+    struct {
+        const float* data;
+        Index stride;
+        Index lines;  ///< cache lines of a row that are worth fetching
+    } key, value;
 };
 
 /// \brief A tile of keys and values in float32, with unit stride along E and Ev.
@@ -155,6 +161,7 @@ void weigh_panel(const Panel& panel, Index keys, float* score, const Lanes (&top
 template <int Vectors, bool stairs = false>
 void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* weight,
                 const Lanes (&shrink)[Vectors], bool careful, int first_lane = 0) {
+    Index others = 0;  // register tiles that fetch no queries
     for_register_tiles<tile_rows(Vectors)>(Ev, [&]<int Columns>(Rows<Columns>, Index first) {
         float* const out = panel.out + first * Vectors * width;
         const float* const value = tile.value + first;
@@ -173,13 +180,21 @@ void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* 
                                                       c, [&](Index j) { fetch(begin + j); });
                 });
         };
-        if (!careful && !fetches)
-            multiply([](Index) {});
-        else if (!careful)
+        const RowsAhead* const ahead = tile.ahead;
+        if (!careful && fetches)
             multiply([&](Index j) {
-                for (Index r = j; r < j + 4; ++r)
-                    __builtin_prefetch(tile.ahead->query[r] + line, 0, 2);
+                for (Index r = j; r < j + 4; ++r) __builtin_prefetch(ahead->query[r] + line, 0, 2);
             });
+        else if (!careful && ahead && others < ahead->key.lines + ahead->value.lines) {
+            const bool keys = others < ahead->key.lines;
+            const auto& from = keys ? ahead->key : ahead->value;
+            const float* const row = from.data + (others - (keys ? 0 : ahead->key.lines)) * 16;
+            ++others;
+            multiply([&](Index j) {
+                for (Index r = j; r < j + 4; ++r) __builtin_prefetch(row + r * from.stride, 0, 2);
+            });
+        } else if (!careful)
+            multiply([](Index) {});
         else
             for (Index j = 0; j < tile.keys; ++j)
                 for_each_register(c, [&](int r, int n, Lanes& x) {

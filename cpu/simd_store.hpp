@@ -115,6 +115,14 @@ bool store_tile(const Problem& p, const SimdTask& task, const RowMap& map,
 /// \brief Of float32 tensors.
 inline RowsAhead rows_ahead(const Problem& p, const SimdTask& task, const RowMap& map) {
     RowsAhead ahead;
+    const auto find = [&](const TensorView& from, Index next, Index columns, auto& rows) {
+        rows.data = static_cast<const float*>(from.data) + task.b * from.stride[0] +
+                    task.key_head * from.stride[1] + next;
+        rows.stride = from.stride[2];
+        rows.lines = next != 0 && from.stride[3] == 1 ? lines(columns) / 16 : 0;
+    };
+    find(p.key, task.next_key, p.E, ahead.key);
+    find(p.value, task.next_value, p.Ev, ahead.value);
     for (Index r = 0; r < simd_tile_rows; ++r) {
         const Index row = r < map.rows ? r : map.rows - 1, h = map.head[row], i = map.query[row];
         ahead.query[r] =
