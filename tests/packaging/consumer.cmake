@@ -1,4 +1,5 @@
-# cmake -DWAY=installed|subproject -DBUILD=... -DWORK=... -DGENERATOR=... -DCXX=... -DCXX_FLAGS=... -P consumer.cmake
+# cmake -DWAY=installed|subproject -DBUILD=... -DWORK=... -DGENERATOR=... -DCXX=... -DCXX_FLAGS=...
+#       [-DWERROR=ON] -P consumer.cmake
 # Installs to one folder, moves the installation to another, and builds tests/consumer against it;
 # or builds tests/consumer with the library as a part of it. Then runs it.
 get_filename_component(tests ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
@@ -13,7 +14,11 @@ function(step)
 endfunction()
 
 file(REMOVE_RECURSE ${WORK})
-set(configure ${CMAKE_COMMAND} -S ${tests}/consumer -B ${WORK}/build -G ${GENERATOR}
+set(build ${WORK})
+if(WAY STREQUAL "installed")
+  set(build ${WORK}/build)
+endif()
+set(configure ${CMAKE_COMMAND} -S ${tests}/consumer -B ${build} -G ${GENERATOR}
     -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_CXX_FLAGS=${CXX_FLAGS} -DCMAKE_BUILD_TYPE=Release)
 
 if(WAY STREQUAL "installed")
@@ -32,10 +37,10 @@ if(WAY STREQUAL "installed")
   endforeach()
   step(${configure} -DCMAKE_PREFIX_PATH=${WORK}/moved)
 else()
-  step(${configure} -DATTN_SOURCE=${source} -DATTN_CUDA=OFF)
+  step(${configure} -DATTN_SOURCE=${source} -DATTN_CUDA=OFF -DATTN_WERROR=${WERROR})
 endif()
-step(${CMAKE_COMMAND} --build ${WORK}/build)
-step(${WORK}/build/consumer)
+step(${CMAKE_COMMAND} --build ${build})
+step(${build}/consumer)
 
 find_program(pkg_config NAMES pkg-config pkgconf)
 if(WAY STREQUAL "installed" AND pkg_config)
