@@ -6,6 +6,7 @@
 #include "int8_dot.hpp"
 #include "int8_kernel.hpp"
 #include "int8_rotate.hpp"
+#include "simd_transpose.hpp"
 
 namespace attn::ATTN_ISA {
 namespace {
@@ -47,6 +48,8 @@ int quantize_row(const Quantizer& quantizer, float* row, Index count) {
         sum += q;
         *reinterpret_cast<Narrow*>(to + e) = __builtin_convertvector(q + offset, Narrow);
     }
+    const Index end = lines(count), whole = words(count) * dot_depth;
+    if (matrix_tiles && end < whole) std::memset(to + end, 0, static_cast<std::size_t>(whole - end));
     int total = 0;
     for (int n = 0; n < width; ++n) total += sum[n];
     return total;
@@ -60,6 +63,7 @@ struct QuantizeScratch {
     float* line;      ///< (4, line_stride) rows on their way
     float* rotation;  ///< Rotation::floats(E)
     float* inverse;   ///< (Ev), first the largest magnitudes
+    Word* words;      ///< (16, Ev) a block's values before they are transposed; matrix tiles only
     Index line_stride;
     Index floats = 0;
 
@@ -70,6 +74,7 @@ struct QuantizeScratch {
         line = take(4 * line_stride);
         rotation = take(Rotation::floats(p.E));
         inverse = take(p.Ev);
+        words = reinterpret_cast<Word*>(take(matrix_tiles ? 16 * lines(p.Ev) : 0));
     }
 };
 
@@ -203,6 +208,17 @@ void measure_values(const Problem& p, const Int8Head& head, Index first, Index e
     });
 }
 
+/// \brief (16, columns) words become (columns, 16).
+void transpose_words(const Word* from, Index columns, Word* to) {
+    for (Index e = 0; e < columns; e += 4)
+        for (Index w = 0; w < 16; w += width)
+            transpose_fours(
+                [&](Index r) {
+                    return reinterpret_cast<const float*>(from + (w + r) * columns + e);
+                },
+                reinterpret_cast<float*>(to + e * 16 + w), 16);
+}
+
 /// \brief Rounds the values first .. end - 1 by the steps of their channels, and turns `dot_depth`
 ///        neighbouring keys into one word.
 void quantize_values(const Problem& p, const Int8Head& head, Index first, Index end,
@@ -216,7 +232,8 @@ void quantize_values(const Problem& p, const Int8Head& head, Index first, Index 
         scale[e] = quantizer.scale / weight_levels;
     }
     //! [quantize values]
-    for (Index j = first; j < end; j += dot_depth) {
+    const Index block_end = matrix_tiles ? first + int8_block : end;
+    for (Index j = first; j < block_end; j += dot_depth) {
         for (Index d = 0; d < dot_depth; ++d) {
             float* const line = scratch.line + d * scratch.line_stride;
             if (j + d < end && head.used[j + d] == 1)
@@ -224,7 +241,9 @@ void quantize_values(const Problem& p, const Int8Head& head, Index first, Index 
             else
                 for (Index e = 0; e < lines(p.Ev); ++e) line[e] = 0;
         }
-        std::int32_t* const words = head.value + j / dot_depth * lines(p.Ev);
+        Word* const words = (matrix_tiles ? scratch.words - first / dot_depth * lines(p.Ev)
+                                          : head.value) +
+                            j / dot_depth * lines(p.Ev);
         for (Index e = 0; e < p.Ev; e += width) {
             Bits q[dot_depth];
 #pragma GCC unroll 4
@@ -235,6 +254,8 @@ void quantize_values(const Problem& p, const Int8Head& head, Index first, Index 
         }
     }
     //! [quantize values]
+    if (matrix_tiles)
+        transpose_words(scratch.words, lines(p.Ev), head.value + first / dot_depth * lines(p.Ev));
 }
 
 void quantize(const Problem& p, Int8Values values, const Int8Head& head, Index block,

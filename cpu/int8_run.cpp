@@ -18,22 +18,24 @@
 
 namespace attn {
 
-Int8Head::Int8Head(const Problem& p, Int8Values values, int numbers_in_a_word, std::byte* memory) {
-    const Index depth = numbers_in_a_word, lines_E = (p.E + 15) / 16 * 16,
-                lines_Ev = (p.Ev + 15) / 16 * 16, blocks = (p.S + int8_block - 1) / int8_block;
+Int8Head::Int8Head(const Problem& p, Int8Values values, Int8Layout layout, std::byte* memory) {
+    const Index depth = layout.numbers_in_a_word, lines_E = (p.E + 15) / 16 * 16,
+                lines_Ev = (p.Ev + 15) / 16 * 16, blocks = (p.S + int8_block - 1) / int8_block,
+                keys = layout.tiles ? blocks * int8_block : p.S;
     const bool integers = values == Int8Values::int8;
     key_words = (p.E + depth - 1) / depth;
+    if (layout.tiles) key_words = (key_words + 15) / 16 * 16;
     Saturating used_bytes{0};
     const auto take = [&]<class T>(T*& at, Index rows, Index columns) {
         at = memory == nullptr ? nullptr : reinterpret_cast<T*>(memory + used_bytes.count);
         const Saturating size = counted(rows) * counted(columns) * Saturating{sizeof(T)};
         used_bytes = used_bytes + size + Saturating{(64 - size.count % 64) % 64};
     };
-    take(key, p.S, key_words);
+    take(key, keys, key_words);
     take(key_start, p.S, 1);
     take(key_scale, p.S, 1);
     take(mean, lines_E, 1);
-    take(value, integers ? (p.S + depth - 1) / depth : 0, lines_Ev);
+    take(value, integers ? (keys + depth - 1) / depth : 0, lines_Ev);
     take(value_scale, integers ? blocks : 0, lines_Ev);
     take(used, p.S, 1);
     take(not_integer, blocks, 1);
@@ -45,7 +47,11 @@ Int8Head::Int8Head(const Problem& p, Int8Values values, int numbers_in_a_word, s
 namespace {
 
 const Int8Kernels& kernels() {
-    switch (current_dot_isa()) {
+    const Isa isa = current_dot_isa();
+#if defined(__x86_64__)
+    if (may_use_amx()) return amx::int8_kernels;
+#endif
+    switch (isa) {
 #define ATTN_CASE(isa) \
     case Isa::isa:     \
         return isa::int8_kernels;
@@ -104,7 +110,7 @@ Plan make_plan(const Problem& p, Int8Values values, const Int8Kernels& kernel) {
     plan.tiles = (p.L * plan.group + simd_tile_rows - 1) / simd_tile_rows;
     plan.blocks = (p.S + int8_block - 1) / int8_block;
     plan.threads = team_size(p, plan.heads * std::max(plan.tiles, plan.blocks), p.flops());
-    plan.head_bytes = {Int8Head(p, values, kernel.numbers_in_a_word, nullptr).bytes};
+    plan.head_bytes = {Int8Head(p, values, kernel.layout, nullptr).bytes};
     plan.thread_bytes =
         whole_lines(counted(kernel.scratch_floats(p, values)) * Saturating{sizeof(float)}) +
         whole_lines({OnlineScratch<float>::bytes(p)});
@@ -178,7 +184,7 @@ void int8_run(const Problem& p, Int8Values values) {
     std::byte* const threads_memory =
         p.scratch.data() + counted(plan.heads).count * plan.head_bytes.count;
     const auto integers_of = [&](Index head) {
-        return Int8Head(p, values, kernel.numbers_in_a_word,
+        return Int8Head(p, values, kernel.layout,
                         p.scratch.data() + static_cast<std::size_t>(head) * plan.head_bytes.count);
     };
     // With a scale beyond this the factors of the scores may overflow.
@@ -233,6 +239,9 @@ void int8_run(const Problem& p, Int8Values values) {
 }
 //! [run]
 
-std::string int8_variant(const Problem&) { return name_of(current_dot_isa()); }
+std::string int8_variant(const Problem&) {
+    const std::string isa = name_of(current_dot_isa());
+    return may_use_amx() ? isa + " with amx" : isa;
+}
 
 }  // namespace attn

@@ -3,7 +3,11 @@
 ///        they may see.
 #pragma once
 
+#if defined(__AMX_INT8__)
+#include "int8_amx.hpp"
+#else
 #include "int8_panel.hpp"
+#endif
 
 namespace attn::ATTN_ISA {
 namespace {
@@ -19,6 +23,7 @@ struct Int8Scratch : TileScratch {
 
     Int8Scratch(const Problem& p, Int8Values values, float* memory) : TileScratch(p, memory) {
         const auto take = taker(memory, floats);
+        if (words(p.E) > p.E) query = take(simd_tile_rows * words(p.E));  // of whole matrix tiles
         factor = take(simd_tile_rows);
         smoothed = take(simd_tile_rows);
         bad = reinterpret_cast<Word*>(take(simd_tile_rows));
@@ -149,13 +154,21 @@ bool take_keys(const Problem& p, const SimdTask& task, const RowMap& map, const 
 template <int Vectors>
 void score_panel_integers(const Problem& p, const Int8Scratch& scratch, const QuantizedKeys& tile,
                           int lane, float* score, Lanes (&top)[Vectors]) {
-    Bits bad[Vectors];
+    PanelScores<Vectors> scores;
+    scores.score = score;
+    scores.factor = scratch.factor + lane;
+    scores.first_lane = lane;
 #pragma GCC unroll 8
-    for (int n = 0; n < Vectors; ++n) bad[n] = load_words(scratch.bad + lane + n * width);
-    score_integers(scratch.words_of(panel_at(p, scratch, lane)), scratch.factor + lane, tile, lane,
-                   score, top, bad);
+    for (int n = 0; n < Vectors; ++n) {
+        scores.top[n] = top[n];
+        scores.bad[n] = load_words(scratch.bad + lane + n * width);
+    }
+    score_integers(scratch.words_of(panel_at(p, scratch, lane)), tile, scores);
 #pragma GCC unroll 8
-    for (int n = 0; n < Vectors; ++n) store_words(scratch.bad + lane + n * width, bad[n]);
+    for (int n = 0; n < Vectors; ++n) {
+        top[n] = scores.top[n];
+        store_words(scratch.bad + lane + n * width, scores.bad[n]);
+    }
 }
 
 //! [float values]
@@ -200,7 +213,7 @@ void visit_block(const Problem& p, const Int8Scratch& scratch, const QuantizedKe
     for (Index n = keys.keys * lanes; n < values.words * dot_depth * lanes; ++n)
         scratch.score[n] = minus_infinity;
     const auto factors = weigh_integers(panel, values.words, scratch.score, scratch.weight, top);
-    sum_integers(panel, values, p.Ev, scratch.weight, factors);
+    sum_integers(values, p.Ev, scratch.weight, scratch.score, factors, panel.out);
 }
 
 //! [integer values]
@@ -227,6 +240,7 @@ void visit_integer_values(const Problem& p, const SimdTask& task, const RowMap& 
 std::uint64_t attend(const Problem& p, Int8Values values, const Int8Head& head,
                      const SimdTask& task, float* memory) {
     const Int8Scratch scratch(p, values, memory);
+    [[maybe_unused]] const ProductUnit unit;
     const RowMap map = map_rows(p, task);
     std::uint64_t without = quantize_queries(p, task, map, head, scratch);
     for (Index r = 0; r < simd_tile_rows; ++r) scratch.bad[r] = 0;
