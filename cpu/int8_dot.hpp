@@ -82,6 +82,14 @@ using DotElement = std::int16_t;
         return (q[0] & 0xffff) | q[1] << 16;
 }
 
+/// \brief The same for numbers that are not negative.
+[[gnu::always_inline]] inline Bits pack_weights(const Bits (&q)[dot_depth]) {
+    if constexpr (dot_depth == 4)
+        return (q[0] | q[1] << 8) | (q[2] | q[3] << 8) << 16;
+    else
+        return q[0] | q[1] << 16;
+}
+
 /// \brief The nearest integers, ties to even.
 [[gnu::always_inline]] inline Bits round_to_ints(Lanes x) {
 #if defined(__AVX512F__)

@@ -13,15 +13,18 @@ struct ProductUnit {};
 //! [scores]
 /// \brief scores^T = K Q^T in integers, then in floats.
 /// \param query  (key_words, lanes) words
+/// \param score  (keys, lanes)
 template <int Vectors>
-void score_integers(const Word* query, const QuantizedKeys& tile, PanelScores<Vectors>& scores) {
+void score_integers(const Word* query, const QuantizedKeys& tile, float* score,
+                    ScoreColumn (&columns)[Vectors]) {
     for_register_tiles<tile_rows(Vectors)>(tile.keys, [&]<int Keys>(Rows<Keys>, Index first) {
         Bits c[Keys][Vectors];  // sums of Keys keys
         for_each_register(c, [&](int r, int, Bits& x) { x = Bits{} + tile.start[first + r]; });
         multiply_words<Unit::depth>(tile.key + first * tile.key_words, tile.key_words, query,
                                     tile.key_words, c);
         for_each_register(c, [&](int r, int n, const Bits& sum) {
-            take_score(tile, first + r, n, sum, scores);
+            store(score + ((first + r) * Vectors + n) * width,
+                  score_of<true>(tile, first + r, sum, columns[n]));
         });
     });
 }

@@ -28,33 +28,30 @@ struct QuantizedKeys {
     return ((bits & 0x7f800000) == 0x7f800000) & (bits != bits_of(Lanes(minus_infinity)));
 }
 
-/// \brief The scores of one panel against one tile of keys, on their way.
-template <int Vectors>
-struct PanelScores {
-    float* score;         ///< (keys, lanes)
-    const float* factor;  ///< (lanes) scale_q * scale
-    int first_lane;       ///< of the panel within the tile's rows
-    Lanes top[Vectors];   ///< grows to cover the scores
-    Bits bad[Vectors];    ///< set in lanes whose mask gives a key NaN or +infinity
+/// \brief A register of queries while it meets the keys of a tile.
+struct ScoreColumn {
+    Lanes factor;  ///< scale_q * scale
+    Lanes top;     ///< grows to cover the scores
+    Bits bad;      ///< set in lanes whose mask gives a key NaN or +infinity
+    int lane;      ///< the first, among the tile's rows
 };
 
 //! [score]
 /// \brief An integer sum becomes a score: times scale_k * scale_q, plus the bias, -inf where the
 ///        mask removes the key.
-/// \param n  register of queries
-template <int Vectors>
-[[gnu::always_inline]] inline void take_score(const QuantizedKeys& tile, Index key, int n, Bits sum,
-                                              PanelScores<Vectors>& to) {
-    const int lane = to.first_lane + n * width;
-    Lanes x = to_floats(sum) * (load(to.factor + n * width) * Lanes(tile.scale[key]));
-    if (tile.bias) {
-        const Lanes add = load(tile.bias + key * simd_tile_rows + lane);
+template <bool masked>
+[[gnu::always_inline]] inline Lanes score_of(const QuantizedKeys& tile, Index key, Bits sum,
+                                             ScoreColumn& column) {
+    Lanes x = to_floats(sum) * (column.factor * Lanes(tile.scale[key]));
+    if (masked && tile.bias) {
+        const Lanes add = load(tile.bias + key * simd_tile_rows + column.lane);
         x = xsimd::select(add == Lanes(minus_infinity), add, x + add);
     }
-    if (tile.allowed) x = select(tile.allowed[key] >> lane, x, Lanes(minus_infinity));
-    if (tile.bias) to.bad[n] |= not_a_score(x);
-    to.top[n] = larger(x, to.top[n]);
-    store(to.score + (key * Vectors + n) * width, x);
+    if (masked && tile.allowed)
+        x = select(tile.allowed[key] >> column.lane, x, Lanes(minus_infinity));
+    if (masked && tile.bias) column.bad |= not_a_score(x);
+    column.top = larger(x, column.top);
+    return x;
 }
 //! [score]
 
@@ -112,7 +109,7 @@ BlockFactors<Vectors> weigh_integers(const Panel& panel, Index block_words, cons
                 const Lanes x = load(score + ((w * dot_depth + d) * Vectors + n) * width);
                 q[d] = round_to_ints(exp2(fma(x - shift[n], Lanes(log2e), Lanes(log2_levels))));
             }
-            const Bits packed = pack(q);
+            const Bits packed = pack_weights(q);
             total[n] = dot(packed, pack(ones), total[n]);
             store_words(weight + (w * Vectors + n) * width, packed);
         }

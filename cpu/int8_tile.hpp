@@ -154,20 +154,17 @@ bool take_keys(const Problem& p, const SimdTask& task, const RowMap& map, const 
 template <int Vectors>
 void score_panel_integers(const Problem& p, const Int8Scratch& scratch, const QuantizedKeys& tile,
                           int lane, float* score, Lanes (&top)[Vectors]) {
-    PanelScores<Vectors> scores;
-    scores.score = score;
-    scores.factor = scratch.factor + lane;
-    scores.first_lane = lane;
+    ScoreColumn columns[Vectors];
 #pragma GCC unroll 8
     for (int n = 0; n < Vectors; ++n) {
-        scores.top[n] = top[n];
-        scores.bad[n] = load_words(scratch.bad + lane + n * width);
+        const int first = lane + n * width;
+        columns[n] = {load(scratch.factor + first), top[n], load_words(scratch.bad + first), first};
     }
-    score_integers(scratch.words_of(panel_at(p, scratch, lane)), tile, scores);
+    score_integers(scratch.words_of(panel_at(p, scratch, lane)), tile, score, columns);
 #pragma GCC unroll 8
     for (int n = 0; n < Vectors; ++n) {
-        top[n] = scores.top[n];
-        store_words(scratch.bad + lane + n * width, scores.bad[n]);
+        top[n] = columns[n].top;
+        store_words(scratch.bad + lane + n * width, columns[n].bad);
     }
 }
 
