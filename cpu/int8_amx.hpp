@@ -17,7 +17,8 @@
 namespace attn::ATTN_ISA {
 namespace {
 
-static_assert(panel_lanes == simd_tile_rows && int8_block == 4 * 16, "one panel, one row of values");
+static_assert(panel_lanes == simd_tile_rows && int8_block == 4 * 16,
+              "one panel, one row of values");
 
 /// \brief What the products need while a task runs: the tile registers.
 using ProductUnit = Tiles;
@@ -205,8 +206,8 @@ void score_integers(const Word* query, const QuantizedKeys& tile, float* score,
     if (tile.key_words != 2 * side || Vectors <= 2)
         return score_columns<Vectors, lanes>(query, tile, score, columns);
     score_columns<2, lanes>(query, tile, score, columns);
-    score_columns<(Vectors > 2 ? Vectors - 2 : 1), lanes>(query + 2 * side, tile,
-                                                          score + 2 * width, columns + 2);
+    score_columns<(Vectors > 2 ? Vectors - 2 : 1), lanes>(query + 2 * side, tile, score + 2 * width,
+                                                          columns + 2);
 }
 
 /// \brief out^T = out^T * shrink + V^T weights^T * (step of the channel * factor of the block).

@@ -134,8 +134,7 @@ template <int Vectors>
                                             const BlockFactors<Vectors>& factors, int n,
                                             float* out) {
     float* const at = out + n * width;
-    store(at,
-          fma(to_floats(sum), factors.block[n] * Lanes(scale), load(at) * factors.shrink[n]));
+    store(at, fma(to_floats(sum), factors.block[n] * Lanes(scale), load(at) * factors.shrink[n]));
 }
 //! [join]
 

@@ -68,7 +68,7 @@ bool quantize_query(const Problem& p, const SimdTask& task, const RowMap& map, I
     scratch.smoothed[row] = size * dot_rows(line, head.mean, p.E);
     rotate(line);
     const Quantizer quantizer = quantizer_of(row_magnitude(line, p.E));
-    quantize_row<query_offset>(quantizer, line, p.E);
+    quantize_row<query_offset>(quantizer, line, p.E, line);
     scratch.factor[row] = quantizer.scale * size;
     return integers;
 }
