@@ -48,7 +48,7 @@ using DotElement = std::int16_t;
     for (int d = 0; d < dot_depth; ++d) {
         const int above = 32 - bits * (d + 1);  // bits of the lane beyond number d
         const Bits sign_kept = a << above >> (32 - bits);
-        const Bits number = query_offset > 0 ? sign_kept & 0xff : sign_kept;
+        const Bits number = dot_depth == 4 ? sign_kept & 0xff : sign_kept;
         sum += number * (b << above >> (32 - bits));
     }
     return sum;

@@ -42,10 +42,12 @@ struct ScoreColumn {
 template <bool masked>
 [[gnu::always_inline]] inline Lanes score_of(const QuantizedKeys& tile, Index key, Bits sum,
                                              ScoreColumn& column) {
-    Lanes x = to_floats(sum) * (column.factor * Lanes(tile.scale[key]));
+    const Lanes product = to_floats(sum), factor = column.factor * Lanes(tile.scale[key]);
+    Lanes x = product * factor;
     if (masked && tile.bias) {
         const Lanes add = load(tile.bias + key * simd_tile_rows + column.lane);
-        x = xsimd::select(add == Lanes(minus_infinity), add, x + add);
+        // Fused by name: whether the compiler would fuse it depends on the code around.
+        x = xsimd::select(add == Lanes(minus_infinity), add, fma(product, factor, add));
     }
     if (masked && tile.allowed)
         x = select(tile.allowed[key] >> column.lane, x, Lanes(minus_infinity));
