@@ -25,7 +25,6 @@ using ProductUnit = Tiles;
 
 // g++ 12 takes numbers of tile registers only as they are written, hence `if constexpr` below.
 
-//! [held]
 /// \brief Loads 16 words x Columns * 16 columns into the tile registers 4 and up.
 /// \param b  words, rows `row` bytes apart
 template <int Columns>
@@ -57,7 +56,6 @@ template <bool weights, int n>
     if constexpr (n % 2 == 0) _tile_stored(0, c, c_row);
     if constexpr (n % 2 == 1) _tile_stored(1, c, c_row);
 }
-//! [held]
 
 /// \brief Loads 32 words x Columns * 16 columns, 1 or 2.
 template <int Columns>
