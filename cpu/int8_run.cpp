@@ -46,10 +46,13 @@ Int8Head::Int8Head(const Problem& p, Int8Values values, Int8Layout layout, std::
 
 namespace {
 
-const Int8Kernels& kernels() {
+/// Few queries do not pay for keys and values that are padded and transposed for matrix tiles.
+bool use_amx(const Problem& p) { return p.L >= 32 && may_use_amx(); }
+
+const Int8Kernels& kernels([[maybe_unused]] const Problem& p) {
     const Isa isa = current_dot_isa();
 #if defined(__x86_64__)
-    if (may_use_amx()) return amx::int8_kernels;
+    if (use_amx(p)) return amx::int8_kernels;
 #endif
     switch (isa) {
 #define ATTN_CASE(isa) \
@@ -169,7 +172,7 @@ void run_rows(const Problem& p, const SimdTask& task, std::uint64_t rows, std::b
 }  // namespace
 
 std::size_t int8_scratch_bytes(const Problem& p, Int8Values values) {
-    const Plan plan = make_plan(p, values, kernels());
+    const Plan plan = make_plan(p, values, kernels(p));
     return (counted(plan.heads) * plan.head_bytes + counted(plan.threads) * plan.thread_bytes +
             limit_bytes(plan))
         .count;
@@ -177,7 +180,7 @@ std::size_t int8_scratch_bytes(const Problem& p, Int8Values values) {
 
 //! [run]
 void int8_run(const Problem& p, Int8Values values) {
-    const Int8Kernels& kernel = kernels();
+    const Int8Kernels& kernel = kernels(p);
     const Plan plan = make_plan(p, values, kernel);
     const std::size_t kernel_bytes =
         plan.thread_bytes.count - whole_lines({OnlineScratch<float>::bytes(p)}).count;
@@ -239,9 +242,9 @@ void int8_run(const Problem& p, Int8Values values) {
 }
 //! [run]
 
-std::string int8_variant(const Problem&) {
+std::string int8_variant(const Problem& p) {
     const std::string isa = name_of(current_dot_isa());
-    return may_use_amx() ? isa + " with amx" : isa;
+    return use_amx(p) ? isa + " with amx" : isa;
 }
 
 }  // namespace attn
