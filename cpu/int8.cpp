@@ -7,7 +7,8 @@
 /// block. The weights are summed as the integers they have become, so that the output still is a
 /// mean of values.
 ///
-/// The kernels are in int8_panel.hpp. Limits: no float64. Taught in \ref tier_int8.
+/// The kernels are in int8_softmax.hpp, int8_panel.hpp (in registers) and int8_amx.hpp (on matrix
+/// tiles). Limits: no float64. Taught in \ref tier_int8.
 #include "int8_run.hpp"
 #include "registry.hpp"
 

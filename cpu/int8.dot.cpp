@@ -15,7 +15,7 @@ Index scratch_floats(const Problem& p, Int8Values values) {
 }  // namespace
 
 extern const Int8Kernels int8_kernels = {
-    .numbers_in_a_word = dot_depth,
+    .layout = {dot_depth, matrix_tiles},
     .scratch_floats = scratch_floats,
     .measure = measure,
     .average = average,

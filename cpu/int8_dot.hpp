@@ -4,20 +4,29 @@
 /// A lane is 32 bits: four 8-bit numbers where vpdpbusd adds four products to a 32-bit sum in one
 /// instruction (AVX-VNNI, AVX512-VNNI), or two 16-bit numbers elsewhere, where vpmaddwd adds two.
 /// (vpmaddubsw multiplies 8-bit numbers everywhere, but saturates: 2 * 255 * 127 > 32767.) Both
-/// forms are exact, so the sums are the same integers on every machine.
+/// forms are exact, so the sums are the same integers on every machine. The matrix tiles of AMX
+/// (int8_amx.hpp) take lanes of four numbers.
 #pragma once
 
 #include "simd_microkernel.hpp"
+#include "simd_scratch.hpp"
 
 #include <cstdint>
 
 namespace attn::ATTN_ISA {
 namespace {
 
+#if defined(__AMX_INT8__)
+constexpr bool matrix_tiles = true;
+#else
+constexpr bool matrix_tiles = false;
+#endif
+
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr int dot_depth = 4;  ///< numbers in a lane
-/// vpdpbusd multiplies unsigned by signed numbers: quantized queries are stored plus 128.
-constexpr int query_offset = 128;
+/// vpdpbusd multiplies unsigned by signed numbers: quantized queries are stored plus 128. Matrix
+/// tiles know signed by signed numbers as well.
+constexpr int query_offset = matrix_tiles ? 0 : 128;
 using DotElement = std::int8_t;
 #else
 constexpr int dot_depth = 2;
@@ -25,9 +34,10 @@ constexpr int query_offset = 0;
 using DotElement = std::int16_t;
 #endif
 
-/// \brief Lanes that hold `count` numbers.
+/// \brief Lanes that hold `count` numbers; whole rows of 16 for matrix tiles.
 [[gnu::always_inline]] inline Index words(Index count) {
-    return (count + dot_depth - 1) / dot_depth;
+    const Index least = (count + dot_depth - 1) / dot_depth;
+    return matrix_tiles ? lines(least) : least;
 }
 
 /// \brief `dot` in plain integers: for processors with none of its instructions, and what the tests
@@ -38,7 +48,7 @@ using DotElement = std::int16_t;
     for (int d = 0; d < dot_depth; ++d) {
         const int above = 32 - bits * (d + 1);  // bits of the lane beyond number d
         const Bits sign_kept = a << above >> (32 - bits);
-        const Bits number = query_offset > 0 ? sign_kept & 0xff : sign_kept;
+        const Bits number = dot_depth == 4 ? sign_kept & 0xff : sign_kept;
         sum += number * (b << above >> (32 - bits));
     }
     return sum;
@@ -70,6 +80,14 @@ using DotElement = std::int16_t;
         return (q[0] & 0xff) | (q[1] & 0xff) << 8 | (q[2] & 0xff) << 16 | q[3] << 24;
     else
         return (q[0] & 0xffff) | q[1] << 16;
+}
+
+/// \brief The same for numbers that are not negative.
+[[gnu::always_inline]] inline Bits pack_weights(const Bits (&q)[dot_depth]) {
+    if constexpr (dot_depth == 4)
+        return (q[0] | q[1] << 8) | (q[2] | q[3] << 8) << 16;
+    else
+        return q[0] | q[1] << 16;
 }
 
 /// \brief The nearest integers, ties to even.

@@ -20,6 +20,15 @@ static_assert(int8_block == simd_tile_keys && int8_block == smoothing_block);
 /// \brief Whether values and weights are integers too, or stay float32.
 enum class Int8Values : bool { float32, int8 };
 
+/// \brief How the integers of a head lie: as one copy of the kernels multiplies them.
+struct Int8Layout {
+    int numbers_in_a_word;  ///< four of 8 bits, or two of 16
+    /// Rows of matrix tiles (int8_amx.hpp): a key is whole rows of 16 words, the values of a block
+    /// are transposed, and all blocks are whole; what is added to E, Ev and S has no meaning but
+    /// is there to be read.
+    bool tiles;
+};
+
 /// \brief One head of keys and values as integers, in scratch memory that all threads share.
 ///
 /// A word is an int32 that holds four 8-bit or two 16-bit numbers (int8_dot.hpp).
@@ -29,7 +38,8 @@ struct Int8Head {
     std::int32_t* key_start;    ///< (S) where the sum of a score begins: - query_offset * sum of k
     float* key_scale;           ///< (S)
     float* mean;                ///< (E, zeros to a whole line) what smoothing took from every key
-    std::int32_t* value;        ///< (S in words, Ev) words of neighbouring keys
+    std::int32_t* value;        ///< (S in words, Ev) words of neighbouring keys; tiles: (blocks,
+                                ///< Ev, 16)
     float* value_scale;         ///< (blocks, Ev) over 255: weights are integers
     std::uint8_t* used;         ///< (S) 1: some query sees the key; 2: and it is not quantizable
     std::int32_t* not_integer;  ///< (blocks) keys marked 2
@@ -38,12 +48,12 @@ struct Int8Head {
     std::size_t bytes;          ///< in all
 
     /// \param memory  null to count bytes only
-    Int8Head(const Problem& p, Int8Values values, int numbers_in_a_word, std::byte* memory);
+    Int8Head(const Problem& p, Int8Values values, Int8Layout layout, std::byte* memory);
 };
 
 /// \brief The kernels of one instruction set. Problems have one key head: B = 1 and H = 1.
 struct Int8Kernels {
-    int numbers_in_a_word;
+    Int8Layout layout;
     /// Floats of working memory that one thread needs.
     Index (*scratch_floats)(const Problem&, Int8Values);
     /// First: which of the keys of one block are used, and their sums.
@@ -64,6 +74,9 @@ struct Int8Kernels {
     extern const Int8Kernels int8_kernels; \
     }
 ATTN_FOR_EACH_DOT_ISA(ATTN_COPY)
+#if defined(__x86_64__)
+ATTN_COPY(amx)
+#endif
 #undef ATTN_COPY
 
 }  // namespace attn

@@ -1,147 +1,47 @@
 /// \file
-/// \brief One panel of queries against quantized keys and values: the online softmax of
-///        simd_panel.hpp with integer products.
+/// \brief The two integer products of one panel of queries, in registers.
 #pragma once
 
-#include "int8_quantize.hpp"
-#include "simd_panel.hpp"
+#include "int8_softmax.hpp"
 
 namespace attn::ATTN_ISA {
 namespace {
 
-/// \brief Up to 64 quantized keys, and what the mask says about them.
-struct QuantizedKeys {
-    const Word* key;            ///< (keys, key_words)
-    const std::int32_t* start;  ///< (keys)
-    const float* scale;         ///< (keys)
-    Index key_words, keys;
-    const std::uint64_t* allowed;  ///< (keys) bit n: lane n may see the key; null: all may
-    const float* bias;             ///< (keys, simd_tile_rows) additive mask; null: none
-};
+/// \brief What the products need while a task runs: nothing.
+struct ProductUnit {};
 
-/// \brief All bits of the lanes that are NaN or +infinity.
-[[gnu::always_inline]] inline Bits not_a_score(Lanes x) {
-    const Bits bits = bits_of(x);
-    return ((bits & 0x7f800000) == 0x7f800000) & (bits != bits_of(Lanes(minus_infinity)));
-}
-
-/// \brief scores^T = K Q^T in integers, then in floats: times scale_k * scale_q, plus the bias,
-///        -inf where the mask removes a key. `top` grows to cover them.
-/// \param query   (key_words, lanes) words
-/// \param factor  (lanes) scale_q * scale
-/// \param score   (keys, lanes)
-/// \param bad     set in lanes whose mask gives a key NaN or +infinity
 //! [scores]
+/// \brief scores^T = K Q^T in integers, then in floats.
+/// \param query  (key_words, lanes) words
+/// \param score  (keys, lanes)
 template <int Vectors>
-void score_integers(const Word* query, const float* factor, const QuantizedKeys& tile,
-                    int first_lane, float* score, Lanes (&top)[Vectors], Bits (&bad)[Vectors]) {
+void score_integers(const Word* query, const QuantizedKeys& tile, float* score,
+                    ScoreColumn (&columns)[Vectors]) {
     for_register_tiles<tile_rows(Vectors)>(tile.keys, [&]<int Keys>(Rows<Keys>, Index first) {
         Bits c[Keys][Vectors];  // sums of Keys keys
         for_each_register(c, [&](int r, int, Bits& x) { x = Bits{} + tile.start[first + r]; });
         multiply_words<Unit::depth>(tile.key + first * tile.key_words, tile.key_words, query,
                                     tile.key_words, c);
         for_each_register(c, [&](int r, int n, const Bits& sum) {
-            Lanes x = to_floats(sum) * (load(factor + n * width) * Lanes(tile.scale[first + r]));
-            if (tile.bias) {
-                const Lanes add =
-                    load(tile.bias + (first + r) * simd_tile_rows + first_lane + n * width);
-                x = xsimd::select(add == Lanes(minus_infinity), add, x + add);
-            }
-            if (tile.allowed)
-                x = select(tile.allowed[first + r] >> (first_lane + n * width), x,
-                           Lanes(minus_infinity));
-            if (tile.bias) bad[n] |= not_a_score(x);
-            top[n] = larger(x, top[n]);
-            store(score + ((first + r) * Vectors + n) * width, x);
+            store(score + ((first + r) * Vectors + n) * width,
+                  score_of<true>(tile, first + r, sum, columns[n]));
         });
     });
 }
 //! [scores]
 
-/// \brief The values of one block of keys.
-struct QuantizedValues {
-    const Word* value;   ///< (words, Ev) words of neighbouring keys, `stride` apart
-    const float* scale;  ///< (Ev) steps, over 255
-    Index stride, words;
-};
-
-/// \brief How a block's sums join the running ones.
-template <int Vectors>
-struct BlockFactors {
-    Lanes shrink[Vectors];  ///< exp(old max - new max), for all before
-    Lanes block[Vectors];   ///< exp(block's max - new max), for the block
-};
-
-/// \brief Scores of a block become weights in 0 .. 255.
-///
-/// Against the largest score of the block, not of the row so far: a key that outshines all others
-/// then costs only its own block the precision of its weights.
-/// \param score   (keys in whole words, lanes)
-/// \param weight  (words, lanes)
-/// \param top     largest scores of the block
-template <int Vectors>
-BlockFactors<Vectors> weigh_integers(const Panel& panel, Index block_words, const float* score,
-                                     Word* weight, const Lanes (&top)[Vectors]) {
-    constexpr float log2_levels = 7.99435343685885793770f;  // log2(255)
-    BlockFactors<Vectors> factors;
-    Lanes shift[Vectors];
-    Bits total[Vectors];
-#pragma GCC unroll 8
-    for (int n = 0; n < Vectors; ++n) {
-        // Where no key was seen the maximum is -inf, and -inf - -inf is NaN: shift by 0 there.
-        const auto finite = [](Lanes x) {
-            return xsimd::select(x == Lanes(minus_infinity), Lanes(0.0f), x);
-        };
-        const Lanes old = load(panel.max + n * width), grown = larger(top[n], old);
-        shift[n] = finite(top[n]);
-        factors.shrink[n] = exp2((old - finite(grown)) * Lanes(log2e));
-        factors.block[n] = exp2((top[n] - finite(grown)) * Lanes(log2e));
-        store(panel.max + n * width, grown);
-        total[n] = Bits{};
-    }
-    Bits ones[dot_depth];
-#pragma GCC unroll 4
-    for (int d = 0; d < dot_depth; ++d) ones[d] = Bits{} + 1;
-    //! [weights]
-    for (Index w = 0; w < block_words; ++w) {
-#pragma GCC unroll 8
-        for (int n = 0; n < Vectors; ++n) {
-            Bits q[dot_depth];
-#pragma GCC unroll 4
-            for (int d = 0; d < dot_depth; ++d) {
-                const Lanes x = load(score + ((w * dot_depth + d) * Vectors + n) * width);
-                q[d] = round_to_ints(exp2(fma(x - shift[n], Lanes(log2e), Lanes(log2_levels))));
-            }
-            const Bits packed = pack(q);
-            total[n] = dot(packed, pack(ones), total[n]);
-            store_words(weight + (w * Vectors + n) * width, packed);
-        }
-    }
-    //! [weights]
-#pragma GCC unroll 8
-    for (int n = 0; n < Vectors; ++n) {
-        const Lanes sum = to_floats(total[n]) * Lanes(1.0f / weight_levels);
-        store(panel.sum + n * width,
-              fma(sum, factors.block[n], load(panel.sum + n * width) * factors.shrink[n]));
-    }
-    return factors;
-}
-
 //! [values]
 /// \brief out^T = out^T * shrink + V^T weights^T * (step of the channel * factor of the block).
 /// \param weight  (words, lanes)
 template <int Vectors>
-void sum_integers(const Panel& panel, const QuantizedValues& values, Index Ev, const Word* weight,
-                  const BlockFactors<Vectors>& factors) {
+void sum_integers(const QuantizedValues& values, Index Ev, const Word* weight, float*,
+                  const BlockFactors<Vectors>& factors, float* out) {
     for_register_tiles<tile_rows(Vectors)>(Ev, [&]<int Columns>(Rows<Columns>, Index first) {
         Bits c[Columns][Vectors];
         for_each_register(c, [](int, int, Bits& x) { x = Bits{}; });
         multiply_words<Unit::row>(values.value + first, values.stride, weight, values.words, c);
-        float* const out = panel.out + first * Vectors * width;
         for_each_register(c, [&](int r, int n, const Bits& sum) {
-            float* const at = out + (r * Vectors + n) * width;
-            store(at, fma(to_floats(sum), factors.block[n] * Lanes(values.scale[first + r]),
-                          load(at) * factors.shrink[n]));
+            join_sum(sum, values.scale[first + r], factors, n, out + (first + r) * Vectors * width);
         });
     });
 }

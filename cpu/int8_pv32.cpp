@@ -8,8 +8,9 @@
 /// sum.
 ///
 /// Read after it: int8_dot.hpp (the instruction), int8_quantize.hpp and int8_rotate.hpp (keys and
-/// queries become integers), int8_panel.hpp (scores), int8_tile.hpp (the loop), int8_run.cpp (plan
-/// and threads). Taught in \ref tier_int8_pv32. Limits: no float64.
+/// queries become integers), int8_softmax.hpp (scores), int8_panel.hpp (the products in registers),
+/// int8_amx.hpp (the same on matrix tiles), int8_tile.hpp (the loop), int8_run.cpp (plan and
+/// threads). Taught in \ref tier_int8_pv32. Limits: no float64.
 #include "int8_run.hpp"
 #include "registry.hpp"
 

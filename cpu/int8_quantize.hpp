@@ -6,47 +6,71 @@
 #include "int8_dot.hpp"
 #include "int8_kernel.hpp"
 #include "int8_rotate.hpp"
+#include "simd_transpose.hpp"
 
 namespace attn::ATTN_ISA {
 namespace {
 
 [[gnu::always_inline]] inline Bits larger_ints(Bits a, Bits b) { return a > b ? a : b; }
 
+/// \brief Lane n and lane n ^ Half, for all n.
+template <int Half, int... I>
+[[gnu::always_inline]] inline Bits exchange(Bits x, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(x, x, (I ^ Half)...);
+}
+
 /// \brief The largest lane; magnitudes are not negative.
+template <int Half = width / 2>
 [[gnu::always_inline]] inline std::uint32_t largest_lane(Bits x) {
-    std::int32_t largest = 0;
-    for (int n = 0; n < width; ++n) largest = x[n] > largest ? x[n] : largest;
-    return static_cast<std::uint32_t>(largest);
+    x = larger_ints(x, exchange<Half>(x, std::make_integer_sequence<int, width>()));
+    if constexpr (Half > 1)
+        return largest_lane<Half / 2>(x);
+    else
+        return static_cast<std::uint32_t>(x[0]);
+}
+
+[[gnu::always_inline]] inline Bits magnitudes(const float* from) {
+    return bits_of(Lanes::load_unaligned(from)) & 0x7fffffff;
 }
 
 /// \brief The largest magnitude of a row that ends in zeros up to a whole register.
 [[gnu::always_inline]] inline std::uint32_t row_magnitude(const float* row, Index count) {
     Bits largest{};
-    for (Index e = 0; e < count; e += width)
-        largest = larger_ints(bits_of(load(row + e)) & 0x7fffffff, largest);
+    for (Index e = 0; e < count; e += width) largest = larger_ints(magnitudes(row + e), largest);
     return largest_lane(largest);
 }
 
-/// \brief Copies a row to float32 and fills its last cache line with zeros.
-void fetch_row(const Problem& p, const TensorView& from, Index row, Index count, float* to) {
-    widen_row(p.dtype, from.data, row * from.stride[2], from.stride[3], count, to);
-    for (Index e = count; e < lines(count); ++e) to[e] = 0;
+/// \brief A row in float32 that ends in zeros up to a whole cache line: in place if it is so in
+///        memory, otherwise copied to `line`.
+[[gnu::always_inline]] inline const float* fetch_row(const Problem& p, const TensorView& from,
+                                                     Index row, Index count, float* line) {
+    const Index offset = row * from.stride[2];
+    if (p.dtype == DType::float32 && from.stride[3] == 1 && count == lines(count))
+        return static_cast<const float*>(from.data) + offset;
+    widen_row(p.dtype, from.data, offset, from.stride[3], count, line);
+    for (Index e = count; e < lines(count); ++e) line[e] = 0;
+    return line;
 }
 
-/// \brief A row's integers, plus `offset`, in words, in place: words [0, words(count)).
+/// \brief A row's integers, plus `offset`, as words [0, words(count)).
+/// \param to  may be the row itself
 /// \return the sum of the integers, without offset
 template <int offset>
-int quantize_row(const Quantizer& quantizer, float* row, Index count) {
+[[gnu::always_inline]] inline int quantize_row(const Quantizer& quantizer, const float* row,
+                                               Index count, void* to) {
     typedef DotElement Narrow
         __attribute__((vector_size(sizeof(DotElement) * width), may_alias, aligned(4)));
     const Lanes inverse(quantizer.inverse);
     Bits sum{};
-    DotElement* const to = reinterpret_cast<DotElement*>(row);
+    DotElement* const numbers = static_cast<DotElement*>(to);
     for (Index e = 0; e < count; e += width) {  // writes stay behind reads
         const Bits q = round_to_ints(load(row + e) * inverse);
         sum += q;
-        *reinterpret_cast<Narrow*>(to + e) = __builtin_convertvector(q + offset, Narrow);
+        *reinterpret_cast<Narrow*>(numbers + e) = __builtin_convertvector(q + offset, Narrow);
     }
+    const Index end = lines(count), whole = words(count) * dot_depth;
+    if (matrix_tiles && end < whole)
+        std::memset(numbers + end, 0, static_cast<std::size_t>(whole - end));
     int total = 0;
     for (int n = 0; n < width; ++n) total += sum[n];
     return total;
@@ -60,6 +84,7 @@ struct QuantizeScratch {
     float* line;      ///< (4, line_stride) rows on their way
     float* rotation;  ///< Rotation::floats(E)
     float* inverse;   ///< (Ev), first the largest magnitudes
+    Word* words;      ///< (16, Ev) a block's values before they are transposed; matrix tiles only
     Index line_stride;
     Index floats = 0;
 
@@ -70,6 +95,7 @@ struct QuantizeScratch {
         line = take(4 * line_stride);
         rotation = take(Rotation::floats(p.E));
         inverse = take(p.Ev);
+        words = reinterpret_cast<Word*>(take(matrix_tiles ? 16 * lines(p.Ev) : 0));
     }
 };
 
@@ -114,15 +140,15 @@ void measure(const Problem& p, const Int8Head& head, Index block, float* memory)
     for (Index e = 0; counts && e < lines(p.E); ++e) sum[e] = 0;
     for (Index j = first; j < end; ++j) {
         if (head.used[j] == 0) continue;
-        fetch_row(p, p.key, j, p.E, scratch.line);
-        if (!has_integers(row_magnitude(scratch.line, p.E))) {
+        const float* const row = fetch_row(p, p.key, j, p.E, scratch.line);  // (E)
+        if (!has_integers(row_magnitude(row, p.E))) {
             head.used[j] = 2;
             ++head.not_integer[block];
             continue;
         }
         if (!counts) continue;
         for (Index e = 0; e < p.E; e += width)
-            store(sum + e, load(sum + e) + load(scratch.line + e));
+            store(sum + e, load(sum + e) + Lanes::load_unaligned(row + e));
         ++head.counts[block];
     }
 }
@@ -158,12 +184,12 @@ void quantize_keys(const Problem& p, const Int8Head& head, Index first, Index en
             head.key_scale[j] = 0;
             continue;
         }
-        fetch_row(p, p.key, j, p.E, line);
+        const float* const row = fetch_row(p, p.key, j, p.E, line);  // (E)
         for (Index e = 0; e < p.E; e += width)
-            store(line + e, load(line + e) - load(head.mean + e));
+            store(line + e, Lanes::load_unaligned(row + e) - load(head.mean + e));
         rotate(line);
         const Quantizer quantizer = quantizer_of(row_magnitude(line, p.E));
-        head.key_start[j] = -query_offset * quantize_row<0>(quantizer, line, p.E);
+        head.key_start[j] = -query_offset * quantize_row<0>(quantizer, line, p.E, line);
         head.key_scale[j] = quantizer.scale;
         std::memcpy(words, line, bytes);
     }
@@ -177,30 +203,38 @@ void measure_values(const Problem& p, const Int8Head& head, Index first, Index e
                     float* largest) {
     std::int32_t& marked = head.not_integer[first / int8_block];
     const auto for_each_value = [&](auto&& visit) {
-        for (Index j = first; j < end; ++j) {
-            if (head.used[j] != 1) continue;
-            fetch_row(p, p.value, j, p.Ev, line);
-            visit(row_magnitude(line, p.Ev), head.used[j]);
-        }
+        for (Index j = first; j < end; ++j)
+            if (head.used[j] == 1) visit(fetch_row(p, p.value, j, p.Ev, line), head.used[j]);
     };
     Bits block{};
     for (Index e = 0; e < lines(p.Ev); ++e) largest[e] = 0;
-    for_each_value([&](std::uint32_t magnitude, std::uint8_t& used) {
-        if (!has_integers(magnitude)) {
+    for_each_value([&](const float* row, std::uint8_t& used) {
+        if (!has_integers(row_magnitude(row, p.Ev))) {
             used = 2, ++marked;
             return;
         }
         for (Index e = 0; e < p.Ev; e += width) {
-            const Bits x = bits_of(load(line + e)) & 0x7fffffff;
+            const Bits x = magnitudes(row + e);
             block = larger_ints(x, block);
             store_words(largest + e, larger_ints(x, load_words(largest + e)));
         }
     });
     const std::uint32_t most = largest_lane(block);
     if (most == 0 || quantizer_of(most).scale != 0) return;
-    for_each_value([&](std::uint32_t magnitude, std::uint8_t& used) {
-        if (magnitude != 0) used = 2, ++marked;
+    for_each_value([&](const float* row, std::uint8_t& used) {
+        if (row_magnitude(row, p.Ev) != 0) used = 2, ++marked;
     });
+}
+
+/// \brief (16, columns) words become (columns, 16).
+void transpose_words(const Word* from, Index columns, Word* to) {
+    for (Index e = 0; e < columns; e += 4)
+        for (Index w = 0; w < 16; w += width)
+            transpose_fours(
+                [&](Index r) {
+                    return reinterpret_cast<const float*>(from + (w + r) * columns + e);
+                },
+                reinterpret_cast<float*>(to + e * 16 + w), 16);
 }
 
 /// \brief Rounds the values first .. end - 1 by the steps of their channels, and turns `dot_depth`
@@ -216,25 +250,31 @@ void quantize_values(const Problem& p, const Int8Head& head, Index first, Index 
         scale[e] = quantizer.scale / weight_levels;
     }
     //! [quantize values]
-    for (Index j = first; j < end; j += dot_depth) {
+    // Matrix tiles want whole blocks, and a channel's 64 keys side by side.
+    Word* const value = head.value + first / dot_depth * lines(p.Ev);  // of this block
+    Word* const block = matrix_tiles ? scratch.words : value;          // (words, Ev)
+    const Index block_end = matrix_tiles ? first + int8_block : end;
+    for (Index j = first; j < block_end; j += dot_depth) {
+        const float* row[dot_depth];  // (Ev) each
         for (Index d = 0; d < dot_depth; ++d) {
             float* const line = scratch.line + d * scratch.line_stride;
+            row[d] = line;
             if (j + d < end && head.used[j + d] == 1)
-                fetch_row(p, p.value, j + d, p.Ev, line);
+                row[d] = fetch_row(p, p.value, j + d, p.Ev, line);
             else
                 for (Index e = 0; e < lines(p.Ev); ++e) line[e] = 0;
         }
-        std::int32_t* const words = head.value + j / dot_depth * lines(p.Ev);
+        Word* const words = block + (j - first) / dot_depth * lines(p.Ev);
         for (Index e = 0; e < p.Ev; e += width) {
             Bits q[dot_depth];
 #pragma GCC unroll 4
             for (int d = 0; d < dot_depth; ++d)
-                q[d] = round_to_ints(load(scratch.line + d * scratch.line_stride + e) *
-                                     load(inverse + e));
+                q[d] = round_to_ints(Lanes::load_unaligned(row[d] + e) * load(inverse + e));
             store_words(words + e, pack(q));
         }
     }
     //! [quantize values]
+    if (matrix_tiles) transpose_words(block, lines(p.Ev), value);
 }
 
 void quantize(const Problem& p, Int8Values values, const Int8Head& head, Index block,

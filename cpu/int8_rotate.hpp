@@ -26,13 +26,14 @@ template <int Half>
     return butterfly<Half>(x, std::make_integer_sequence<int, width>());
 }
 
-/// \brief All stages among `Count` neighbouring registers.
+/// \brief All stages among `Count` neighbouring registers, after the multiplication by `factor`.
 template <int Count>
-[[gnu::always_inline]] inline void transform_registers(float* channel) {
+[[gnu::always_inline]] inline void transform_registers(float* channel, const float* factor) {
     Lanes x[Count];
 #pragma GCC unroll 8
     for (int r = 0; r < Count; ++r) {
-        x[r] = butterfly<2>(butterfly<1>(Lanes::load_unaligned(channel + r * width)));
+        x[r] = Lanes::load_unaligned(channel + r * width) * load(factor + r * width);
+        x[r] = butterfly<2>(butterfly<1>(x[r]));
         if constexpr (width > 4) x[r] = butterfly<4>(x[r]);
         if constexpr (width > 8) x[r] = butterfly<8>(x[r]);
     }
@@ -78,13 +79,12 @@ class Rotation {
             hadamard(channel, width_, 1);
             return;
         }
-        for (Index e = 0; e < width_; e += width)
-            (Lanes::load_unaligned(channel + e) * load(factor + e)).store_unaligned(channel + e);
         const Index registers = width_ / width;
-        if (registers == 1) return transform_registers<1>(channel);
-        if (registers == 2) return transform_registers<2>(channel);
-        if (registers == 4) return transform_registers<4>(channel);
-        for (Index e = 0; e < width_; e += 8 * width) transform_registers<8>(channel + e);
+        if (registers == 1) return transform_registers<1>(channel, factor);
+        if (registers == 2) return transform_registers<2>(channel, factor);
+        if (registers == 4) return transform_registers<4>(channel, factor);
+        for (Index e = 0; e < width_; e += 8 * width)
+            transform_registers<8>(channel + e, factor + e);
         for (Index half = 8 * width; half < width_; half *= 2)
             for (Index e = 0; e < width_; e += width) {
                 if ((e & half) != 0) continue;

@@ -18,22 +18,24 @@
 
 namespace attn {
 
-Int8Head::Int8Head(const Problem& p, Int8Values values, int numbers_in_a_word, std::byte* memory) {
-    const Index depth = numbers_in_a_word, lines_E = (p.E + 15) / 16 * 16,
-                lines_Ev = (p.Ev + 15) / 16 * 16, blocks = (p.S + int8_block - 1) / int8_block;
+Int8Head::Int8Head(const Problem& p, Int8Values values, Int8Layout layout, std::byte* memory) {
+    const Index depth = layout.numbers_in_a_word, lines_E = (p.E + 15) / 16 * 16,
+                lines_Ev = (p.Ev + 15) / 16 * 16, blocks = (p.S + int8_block - 1) / int8_block,
+                keys = layout.tiles ? blocks * int8_block : p.S;
     const bool integers = values == Int8Values::int8;
     key_words = (p.E + depth - 1) / depth;
+    if (layout.tiles) key_words = (key_words + 15) / 16 * 16;
     Saturating used_bytes{0};
     const auto take = [&]<class T>(T*& at, Index rows, Index columns) {
         at = memory == nullptr ? nullptr : reinterpret_cast<T*>(memory + used_bytes.count);
         const Saturating size = counted(rows) * counted(columns) * Saturating{sizeof(T)};
         used_bytes = used_bytes + size + Saturating{(64 - size.count % 64) % 64};
     };
-    take(key, p.S, key_words);
+    take(key, keys, key_words);
     take(key_start, p.S, 1);
     take(key_scale, p.S, 1);
     take(mean, lines_E, 1);
-    take(value, integers ? (p.S + depth - 1) / depth : 0, lines_Ev);
+    take(value, integers ? (keys + depth - 1) / depth : 0, lines_Ev);
     take(value_scale, integers ? blocks : 0, lines_Ev);
     take(used, p.S, 1);
     take(not_integer, blocks, 1);
@@ -44,8 +46,15 @@ Int8Head::Int8Head(const Problem& p, Int8Values values, int numbers_in_a_word, s
 
 namespace {
 
-const Int8Kernels& kernels() {
-    switch (current_dot_isa()) {
+/// Few queries do not pay for keys and values that are padded and transposed for matrix tiles.
+bool use_amx(const Problem& p) { return p.L >= 32 && may_use_amx(); }
+
+const Int8Kernels& kernels([[maybe_unused]] const Problem& p) {
+    const Isa isa = current_dot_isa();
+#if defined(__x86_64__)
+    if (use_amx(p)) return amx::int8_kernels;
+#endif
+    switch (isa) {
 #define ATTN_CASE(isa) \
     case Isa::isa:     \
         return isa::int8_kernels;
@@ -104,7 +113,7 @@ Plan make_plan(const Problem& p, Int8Values values, const Int8Kernels& kernel) {
     plan.tiles = (p.L * plan.group + simd_tile_rows - 1) / simd_tile_rows;
     plan.blocks = (p.S + int8_block - 1) / int8_block;
     plan.threads = team_size(p, plan.heads * std::max(plan.tiles, plan.blocks), p.flops());
-    plan.head_bytes = {Int8Head(p, values, kernel.numbers_in_a_word, nullptr).bytes};
+    plan.head_bytes = {Int8Head(p, values, kernel.layout, nullptr).bytes};
     plan.thread_bytes =
         whole_lines(counted(kernel.scratch_floats(p, values)) * Saturating{sizeof(float)}) +
         whole_lines({OnlineScratch<float>::bytes(p)});
@@ -163,7 +172,7 @@ void run_rows(const Problem& p, const SimdTask& task, std::uint64_t rows, std::b
 }  // namespace
 
 std::size_t int8_scratch_bytes(const Problem& p, Int8Values values) {
-    const Plan plan = make_plan(p, values, kernels());
+    const Plan plan = make_plan(p, values, kernels(p));
     return (counted(plan.heads) * plan.head_bytes + counted(plan.threads) * plan.thread_bytes +
             limit_bytes(plan))
         .count;
@@ -171,14 +180,14 @@ std::size_t int8_scratch_bytes(const Problem& p, Int8Values values) {
 
 //! [run]
 void int8_run(const Problem& p, Int8Values values) {
-    const Int8Kernels& kernel = kernels();
+    const Int8Kernels& kernel = kernels(p);
     const Plan plan = make_plan(p, values, kernel);
     const std::size_t kernel_bytes =
         plan.thread_bytes.count - whole_lines({OnlineScratch<float>::bytes(p)}).count;
     std::byte* const threads_memory =
         p.scratch.data() + counted(plan.heads).count * plan.head_bytes.count;
     const auto integers_of = [&](Index head) {
-        return Int8Head(p, values, kernel.numbers_in_a_word,
+        return Int8Head(p, values, kernel.layout,
                         p.scratch.data() + static_cast<std::size_t>(head) * plan.head_bytes.count);
     };
     // With a scale beyond this the factors of the scores may overflow.
@@ -233,6 +242,9 @@ void int8_run(const Problem& p, Int8Values values) {
 }
 //! [run]
 
-std::string int8_variant(const Problem&) { return name_of(current_dot_isa()); }
+std::string int8_variant(const Problem& p) {
+    const std::string isa = name_of(current_dot_isa());
+    return use_amx(p) ? isa + " with amx" : isa;
+}
 
 }  // namespace attn

@@ -3,7 +3,11 @@
 ///        they may see.
 #pragma once
 
+#if defined(__AMX_INT8__)
+#include "int8_amx.hpp"
+#else
 #include "int8_panel.hpp"
+#endif
 #include "simd_covers.hpp"
 #include "simd_store.hpp"
 
@@ -21,6 +25,7 @@ struct Int8Scratch : TileScratch {
 
     Int8Scratch(const Problem& p, Int8Values values, float* memory) : TileScratch(p, memory) {
         const auto take = taker(memory, floats);
+        if (words(p.E) > p.E) query = take(simd_tile_rows * words(p.E));  // of whole matrix tiles
         factor = take(simd_tile_rows);
         smoothed = take(simd_tile_rows);
         bad = reinterpret_cast<Word*>(take(simd_tile_rows));
@@ -65,7 +70,7 @@ bool quantize_query(const Problem& p, const SimdTask& task, const RowMap& map, I
     scratch.smoothed[row] = size * dot_rows(line, head.mean, p.E);
     rotate(line);
     const Quantizer quantizer = quantizer_of(row_magnitude(line, p.E));
-    quantize_row<query_offset>(quantizer, line, p.E);
+    quantize_row<query_offset>(quantizer, line, p.E, line);
     scratch.factor[row] = quantizer.scale * size;
     return integers;
 }
@@ -151,13 +156,18 @@ bool take_keys(const Problem& p, const SimdTask& task, const RowMap& map, const 
 template <int Vectors>
 void score_panel_integers(const Problem& p, const Int8Scratch& scratch, const QuantizedKeys& tile,
                           int lane, float* score, Lanes (&top)[Vectors]) {
-    Bits bad[Vectors];
+    ScoreColumn columns[Vectors];
 #pragma GCC unroll 8
-    for (int n = 0; n < Vectors; ++n) bad[n] = load_words(scratch.bad + lane + n * width);
-    score_integers(scratch.words_of(panel_at(p, scratch, lane)), scratch.factor + lane, tile, lane,
-                   score, top, bad);
+    for (int n = 0; n < Vectors; ++n) {
+        const int first = lane + n * width;
+        columns[n] = {load(scratch.factor + first), top[n], load_words(scratch.bad + first), first};
+    }
+    score_integers(scratch.words_of(panel_at(p, scratch, lane)), tile, score, columns);
 #pragma GCC unroll 8
-    for (int n = 0; n < Vectors; ++n) store_words(scratch.bad + lane + n * width, bad[n]);
+    for (int n = 0; n < Vectors; ++n) {
+        top[n] = columns[n].top;
+        store_words(scratch.bad + lane + n * width, columns[n].bad);
+    }
 }
 
 //! [float values]
@@ -202,7 +212,7 @@ void visit_block(const Problem& p, const Int8Scratch& scratch, const QuantizedKe
     for (Index n = keys.keys * lanes; n < values.words * dot_depth * lanes; ++n)
         scratch.score[n] = minus_infinity;
     const auto factors = weigh_integers(panel, values.words, scratch.score, scratch.weight, top);
-    sum_integers(panel, values, p.Ev, scratch.weight, factors);
+    sum_integers(values, p.Ev, scratch.weight, scratch.score, factors, panel.out);
 }
 
 //! [integer values]
@@ -229,6 +239,7 @@ void visit_integer_values(const Problem& p, const SimdTask& task, const RowMap& 
 std::uint64_t attend(const Problem& p, Int8Values values, const Int8Head& head,
                      const SimdTask& task, float* memory) {
     const Int8Scratch scratch(p, values, memory);
+    [[maybe_unused]] const ProductUnit unit;
     const RowMap map = map_rows(p, task);
     std::uint64_t without = quantize_queries(p, task, map, head, scratch);
     for (Index r = 0; r < simd_tile_rows; ++r) scratch.bad[r] = 0;

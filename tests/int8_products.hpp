@@ -17,6 +17,9 @@ using Int8Products = int (*)(const std::vector<int>& a, const std::vector<int>& 
     extern const Int8Products int8_products; \
     }
 ATTN_FOR_EACH_DOT_ISA(ATTN_COPY)
+#if defined(__x86_64__)
+ATTN_COPY(amx)
+#endif
 #undef ATTN_COPY
 
 }  // namespace attn

@@ -16,26 +16,16 @@ using namespace attn::testing;
 namespace {
 
 struct Copy {
-    Isa isa;
+    std::string isa;  ///< as ATTN_ISA names it
     const Int8Kernels* kernels;
     Int8Products products;
 };
 
-/// The copies of the kernels that this machine can run.
-std::vector<Copy> copies() {
-    std::vector<Copy> list;
-#define ATTN_COPY(isa) \
-    if (supports(Isa::isa)) list.push_back({Isa::isa, &isa::int8_kernels, isa::int8_products});
-    ATTN_FOR_EACH_DOT_ISA(ATTN_COPY)
-#undef ATTN_COPY
-    return list;
-}
-
 /// Sets ATTN_ISA and gives it back.
 class ForcedIsa {
   public:
-    explicit ForcedIsa(Isa isa) : before_(environment("ATTN_ISA")) {
-        setenv("ATTN_ISA", attn::name_of(isa), 1);
+    explicit ForcedIsa(const std::string& isa) : before_(environment("ATTN_ISA")) {
+        isa.empty() ? unsetenv("ATTN_ISA") : setenv("ATTN_ISA", isa.c_str(), 1);
     }
     ~ForcedIsa() {
         before_.empty() ? unsetenv("ATTN_ISA") : setenv("ATTN_ISA", before_.c_str(), 1);
@@ -44,6 +34,25 @@ class ForcedIsa {
   private:
     std::string before_;
 };
+
+/// Whatever ATTN_ISA says.
+bool machine_has_amx() {
+    const ForcedIsa none("");
+    return may_use_amx();
+}
+
+/// The copies of the kernels that this machine can run.
+std::vector<Copy> copies() {
+    std::vector<Copy> list;
+#define ATTN_COPY(isa) \
+    if (supports(Isa::isa)) list.push_back({#isa, &isa::int8_kernels, isa::int8_products});
+    ATTN_FOR_EACH_DOT_ISA(ATTN_COPY)
+#undef ATTN_COPY
+#if defined(__x86_64__)
+    if (machine_has_amx()) list.push_back({"amx", &amx::int8_kernels, amx::int8_products});
+#endif
+    return list;
+}
 
 /// One head: what its keys and values hold, and which of them some query may see.
 struct HeadCase {
@@ -150,7 +159,7 @@ TEST_CASE("the integers of every instruction set are those of the algebra") {
     };
     for (const Copy& copy : copies())
         for (const HeadCase& c : heads) {
-            CAPTURE(std::string(attn::name_of(copy.isa)));
+            CAPTURE(copy.isa);
             CAPTURE(c.S);
             CAPTURE(c.E);
             const Qkv x = generate("key_bias", {1, 1, 1, c.L, c.S, c.E, c.Ev}, 77, c.dtype);
@@ -174,11 +183,12 @@ TEST_CASE("the integers of every instruction set are those of the algebra") {
                 p.mask = TensorView(mask.data(), DType::boolean, shape, stride);
                 p.mask_kind = MaskKind::boolean;
             }
-            const int in_a_word = copy.kernels->numbers_in_a_word;
-            const Int8Head sizes(p, Int8Values::int8, in_a_word, nullptr);
+            const Int8Layout layout = copy.kernels->layout;
+            const int in_a_word = layout.numbers_in_a_word;
+            const Int8Head sizes(p, Int8Values::int8, layout, nullptr);
             Tensor memory({static_cast<Index>(sizes.bytes) + 64}, DType::boolean);
             std::memset(memory.data(), 0xff, memory.bytes());
-            const Int8Head head(p, Int8Values::int8, in_a_word,
+            const Int8Head head(p, Int8Values::int8, layout,
                                 static_cast<std::byte*>(memory.data()));
             Tensor scratch({copy.kernels->scratch_floats(p, Int8Values::int8) + 16});
             float* const own = static_cast<float*>(scratch.data());
@@ -205,11 +215,14 @@ TEST_CASE("the integers of every instruction set are those of the algebra") {
                 }
                 for (Index e = c.E; e < head.key_words * in_a_word; ++e)  // padding adds nothing
                     wrong_keys += number_at(head.key + j * head.key_words, e, in_a_word) != 0;
-                CHECK(head.key_start[j] == (in_a_word == 4 ? -128 * sum : 0));
+                CHECK(head.key_start[j] == (in_a_word == 4 && !layout.tiles ? -128 * sum : 0));
                 for (Index e = 0; e < c.Ev; ++e) {
-                    const std::int32_t* word = head.value + j / in_a_word * lines_Ev + e;
-                    wrong_values +=
-                        number_at(word, j % in_a_word, in_a_word) != want.value[j * c.Ev + e];
+                    const Index word = j / in_a_word;  // of channel e
+                    const Index at =
+                        layout.tiles ? (word / 16 * lines_Ev + e) * 16 + word % 16  // transposed
+                                     : word * lines_Ev + e;
+                    wrong_values += number_at(head.value + at, j % in_a_word, in_a_word) !=
+                                    want.value[j * c.Ev + e];
                     wrong_scales += head.value_scale[j / int8_block * lines_Ev + e] !=
                                     want.value_scale[j / int8_block * c.Ev + e];
                 }
@@ -239,7 +252,7 @@ TEST_CASE("the 8-bit dot product of every instruction set is the sum of its prod
         int want = 0;
         for (std::size_t i = 0; i < as[n].size(); ++i) want += as[n][i] * bs[n][i];
         for (const Copy& copy : copies()) {
-            CAPTURE(std::string(attn::name_of(copy.isa)));
+            CAPTURE(copy.isa);
             CHECK(copy.products(as[n], bs[n], false) == want);
             CHECK(copy.products(as[n], bs[n], true) == want);
         }
@@ -256,10 +269,73 @@ TEST_CASE("the int8 tiers are right on every instruction set") {
                 if (!c.quick || flops(c.sizes) > 4e6 || ++count % 3 != 0) continue;
                 const Inputs in = make_inputs(c);
                 if (!takes(tier, in)) continue;
-                CAPTURE(std::string(attn::name_of(copy.isa)));
+                CAPTURE(copy.isa);
                 CAPTURE(c.name);
                 expect_right(tier, run(tier, in, {.layout = c.layout}),
                              reference(in.query.view, in.key.view, in.value.view, in.options));
+            }
+        }
+}
+
+TEST_CASE("the matrix tiles give the int8 tiers the bits that registers give") {
+    // The sums are the same integers and each step in floats is the same one, in the same order.
+    if (!machine_has_amx()) return;
+    Problem few, many;
+    few.L = 31, many.L = 32;
+    for (const char* name : {"int8_pv32", "int8"}) {
+        const Tier& tier = *find_tier(name);
+        {
+            const ForcedIsa amx("amx");
+            CHECK(tier.variant(many) == "avx512vnni with amx");
+            CHECK(tier.variant(few) == "avx512vnni");
+        }
+        const ForcedIsa registers("avx512vnni");
+        CHECK(tier.variant(many) == "avx512vnni");
+    }
+    // Rows of a task, keys of a block, and E and Ev on both sides of what fills a tile.
+    const Sizes shapes[] = {{1, 1, 1, 32, 1, 1, 1},       {1, 2, 2, 36, 17, 63, 15},
+                            {1, 1, 1, 48, 64, 64, 16},    {2, 2, 1, 33, 65, 65, 17},
+                            {1, 1, 1, 33, 130, 128, 128}, {1, 4, 2, 47, 200, 129, 33},
+                            {1, 1, 1, 64, 129, 200, 64},  {1, 1, 1, 70, 70, 300, 100},
+                            {1, 1, 1, 40, 300, 0, 3},     {1, 2, 2, 130, 190, 96, 70}};
+    const auto mask_of = [](const Sizes& sizes, int kind) {
+        Tensor mask({sizes.L, sizes.S}, kind == 1 ? DType::boolean : DType::float32);
+        for (Index n = 0; n < sizes.L * sizes.S; ++n) {
+            const bool seen = n * n % 7 < 3 || n / sizes.S % 9 == 4;
+            mask.set(n, kind == 1 ? seen : seen ? n % 5 : -INFINITY);
+        }
+        return mask;
+    };
+    for (const char* name : {"int8_pv32", "int8"})
+        for (const Sizes& sizes : shapes) {
+            const Qkv x = generate("key_bias", sizes, 5);
+            for (int kind = 0; kind < 5; ++kind) {  // mask: none, boolean, additive; then causal
+                CAPTURE(std::string(name));
+                CAPTURE(sizes.L);
+                CAPTURE(sizes.S);
+                CAPTURE(sizes.E);
+                CAPTURE(kind);
+                const Tensor mask = mask_of(sizes, kind);
+                Options options;
+                if (kind == 1 || kind == 2) options.mask = mask;
+                if (kind > 2) options.causal = kind == 3 ? Causal::upper_left : Causal::lower_right;
+                const auto attend = [&](const char* isa, int threads, Tensor& out, Tensor& lse) {
+                    const ForcedIsa forced(isa);
+                    out = Tensor({sizes.B, sizes.Hq, sizes.L, sizes.Ev});
+                    lse = Tensor({sizes.B, sizes.Hq, sizes.L});
+                    Execution execution;
+                    execution.tier = name;
+                    execution.threads = threads;
+                    execution.logsumexp = lse;
+                    scaled_dot_product_attention(x.query, x.key, x.value, out, options, execution);
+                };
+                Tensor want, want_lse, out, lse;
+                attend("avx512vnni", 1, want, want_lse);
+                for (const int threads : {1, 2, 3, 7}) {
+                    attend("amx", threads, out, lse);
+                    CHECK(std::memcmp(out.data(), want.data(), out.bytes()) == 0);
+                    CHECK(std::memcmp(lse.data(), want_lse.data(), lse.bytes()) == 0);
+                }
             }
         }
 }

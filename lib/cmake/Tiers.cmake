@@ -24,7 +24,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(ATTN_ISA_FLAGS_avxvnni ${ATTN_ISA_FLAGS_avx2} -mavxvnni)
   set(ATTN_ISA_FLAGS_avx512vnni ${ATTN_ISA_FLAGS_avx512} -mavx512vnni)
   # Files of this set alone end in .amx.cpp.
-  set(ATTN_ISA_FLAGS_amx ${ATTN_ISA_FLAGS_avx512} -mavx512bf16 -mamx-tile -mamx-bf16)
+  list(APPEND ATTN_DOT_ISAS amx)
+  set(ATTN_ISA_FLAGS_amx ${ATTN_ISA_FLAGS_avx512} -mavx512bf16 -mavx512vnni -mamx-tile -mamx-bf16 -mamx-int8)
 endif()
 
 # Compiles `file` once for each of the instruction sets given after it.

@@ -114,10 +114,12 @@ namespace {
 /// AMX tiles are 8 KiB more for the system to save with each thread, so it grants them on request.
 bool has_amx() {
 #if defined(__x86_64__) && defined(__linux__)
-    if (!supports(Isa::avx512)) return false;
+    if (!supports(Isa::avx512vnni)) return false;
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
-    const bool tiles = (edx >> 24 & 1) != 0 && (edx >> 22 & 1) != 0;  // AMX-TILE, AMX-BF16
+    const bool tiles = (edx >> 24 & 1) != 0 &&  // AMX-TILE
+                       (edx >> 22 & 1) != 0 &&  // AMX-BF16
+                       (edx >> 25 & 1) != 0;    // AMX-INT8
     if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
     const bool convert = (eax >> 5 & 1) != 0;  // AVX512_BF16
     if (!tiles || !convert) return false;
@@ -143,7 +145,7 @@ Isa current_dot_isa() {
         return Isa::baseline;
     }();
     const std::optional<Isa> wanted = asked();
-    // AMX is for bfloat16: with it goes the largest set that has a copy here.
+    // With AMX goes the largest set.
     return !wanted || asked_isa() == "amx" ? best : *wanted;
 }
 

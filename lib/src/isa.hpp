@@ -26,9 +26,9 @@ Isa current_isa();
 ///        one that ATTN_ISA names. Throws as `current_isa`.
 Isa current_dot_isa();
 
-/// \brief Whether kernels may use the matrix tiles of AMX for bfloat16, on top of avx512: the
-///        processor has them, the system grants them, and ATTN_ISA is unset or "amx". (With
-///        ATTN_ISA=amx all other kernels are those of avx512.)
+/// \brief Whether kernels may use the matrix tiles of AMX, for bfloat16 and 8-bit integers, on top
+///        of avx512vnni: the processor has them, the system grants them, and ATTN_ISA is unset or
+///        "amx". (With ATTN_ISA=amx all other kernels are those of avx512 and avx512vnni.)
 bool may_use_amx();
 
 }  // namespace attn
