@@ -95,7 +95,7 @@ void measure(benchmark::State& state, F&& multiply) {
             error = std::max(error, std::abs(static_cast<double>(score[j * queries + i]) - want));
         }
     state.counters["GFLOP"] = benchmark::Counter(2e-9 * keys * queries * E,
-                                                   benchmark::Counter::kIsIterationInvariantRate);
+                                                 benchmark::Counter::kIsIterationInvariantRate);
     state.counters["error"] = error;
 }
 
