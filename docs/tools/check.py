@@ -125,6 +125,20 @@ def code_in_headings():
             for heading in re.findall(r"(?m)^(?:#+|\\page) .*`.*$", path.read_text())]
 
 
+def broken_tables():
+    """A row with more or fewer cells than its table's head ends the table for Doxygen."""
+    bad = []
+    for path in sorted([*DOCS.glob("*.dox"), *DOCS.glob("zh/*.dox"), *DOCS.glob("*.md")]):
+        cells = None  # of the table's head
+        for number, line in enumerate(path.read_text().split("\n"), 1):
+            found = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else None
+            if found and cells and found != cells:
+                bad.append(f"{path.relative_to(DOCS.parent)}:{number}: {found - 1} cells in a table "
+                           f"of {cells - 1}")
+            cells = found and (cells or found)
+    return bad
+
+
 def pitfalls_without_test():
     """Each pitfall names the test or exercise that guards it, or says that only a clock sees it."""
     bad = []
@@ -188,7 +202,7 @@ def main():
     else:
         bad = (typed_numbers() + one_language() + tiers_without_page()
                + sources_that_lead_to_no_page() + tests_that_do_not_exist() + headings_out_of_order()
-               + code_in_headings() + pitfalls_without_test())
+               + code_in_headings() + broken_tables() + pitfalls_without_test())
     for line in bad:
         print(f"docs: {line}", file=sys.stderr)
     sys.exit(1 if bad else 0)

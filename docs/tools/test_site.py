@@ -103,6 +103,8 @@ def main():
            lambda t: t.replace("## Limits\n", "## Limits\n\n### Of `mine`\n"), "cannot hold code")
     broken("headings in another order are refused", "docs/zh/tier_mine.dox",
            lambda t: t.replace("## 限制\n", "## 公式\n"), "in their order")
+    broken("a row of a table with a cell too few is refused", "docs/tier_mine.dox",
+           lambda t: t + "| one | two |\n|---|---|\n| alone |\n", "1 cells in a table of 2")
     broken("a pitfall without a test is refused", "docs/tier_mine.dox",
            lambda t: t.replace("## Pitfalls\n", "## Pitfalls\n\n- **Careless.** No more.\n"),
            "a pitfall without a test")
