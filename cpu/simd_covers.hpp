@@ -8,7 +8,6 @@
 namespace attn::ATTN_ISA {
 namespace {
 
-//! [note]
 /// \brief What the first head found in a tile of its mask, for the heads that share it: they read
 ///        mixed tiles alone. Threads that find the same at the same time write the same byte.
 class CoverNote {
@@ -28,7 +27,6 @@ class CoverNote {
   private:
     std::uint8_t* byte_;
 };
-//! [note]
 
 /// \brief Looks for rows, from the first on, that see nothing of a quarter of the tile's keys.
 void find_stairs(const std::uint64_t (&allowed)[64], KeyTile& tile) {

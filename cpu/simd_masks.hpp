@@ -32,6 +32,7 @@ struct RowMap {
     std::uint8_t* covers = nullptr;            ///< (key tiles) of these rows; null: not kept
 };
 
+/// \brief What the mask leaves of a tile. unknown: nobody has looked.
 enum class Cover : std::uint8_t { unknown, none, all, mixed };
 
 /// \brief The lowest `count` bits, 0 <= count <= 64.

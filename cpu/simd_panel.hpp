@@ -161,7 +161,8 @@ void weigh_panel(const Panel& panel, Index keys, float* score, const Lanes (&top
 template <int Vectors, bool stairs = false>
 void sum_values(const Panel& panel, const KeyTile& tile, Index Ev, const float* weight,
                 const Lanes (&shrink)[Vectors], bool careful, int first_lane = 0) {
-    Index others = 0;  // register tiles that fetch no queries
+    // Register tiles that fetch no queries fetch a line of 64 keys or values, if others come next.
+    Index others = 0;  // of these so far
     for_register_tiles<tile_rows(Vectors)>(Ev, [&]<int Columns>(Rows<Columns>, Index first) {
         float* const out = panel.out + first * Vectors * width;
         const float* const value = tile.value + first;

@@ -1,6 +1,6 @@
 /// \file
 /// \brief From the state of a tile to its outputs: sums of weight * value begin at 0, go out
-///        transposed back and divided, and the next task's queries come nearer meanwhile.
+///        transposed back and divided; and which rows of the next task come nearer meanwhile.
 #pragma once
 
 #include "simd_layout.hpp"
@@ -112,7 +112,7 @@ bool store_tile(const Problem& p, const SimdTask& task, const RowMap& map,
     return xsimd::all(sum == sum);
 }
 
-/// \brief Of float32 tensors.
+/// \brief What the last tiles of this task fetch for the next one, of float32 tensors.
 inline RowsAhead rows_ahead(const Problem& p, const SimdTask& task, const RowMap& map) {
     RowsAhead ahead;
     const auto find = [&](const TensorView& from, Index next, Index columns, auto& rows) {

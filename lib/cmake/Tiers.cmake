@@ -23,7 +23,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   list(APPEND ATTN_DOT_ISAS avx2 avxvnni avx512 avx512vnni)
   set(ATTN_ISA_FLAGS_avxvnni ${ATTN_ISA_FLAGS_avx2} -mavxvnni)
   set(ATTN_ISA_FLAGS_avx512vnni ${ATTN_ISA_FLAGS_avx512} -mavx512vnni)
-  # Files of this set alone end in .amx.cpp.
+  # The matrix tiles of AMX: a copy of .dot.cpp files, and files of their own that end in .amx.cpp.
   list(APPEND ATTN_DOT_ISAS amx)
   set(ATTN_ISA_FLAGS_amx ${ATTN_ISA_FLAGS_avx512} -mavx512bf16 -mavx512vnni -mamx-tile -mamx-bf16 -mamx-int8)
 endif()

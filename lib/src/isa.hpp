@@ -34,7 +34,7 @@ bool may_use_amx();
 }  // namespace attn
 
 /// Expands X(isa) for every copy of a `*.isa.cpp` file that this program holds, and of a
-/// `*.dot.cpp` file.
+/// `*.dot.cpp` file; its copy for the tiles of AMX (`may_use_amx`) is not among them.
 #if defined(__x86_64__)
 #define ATTN_FOR_EACH_ISA(X) X(baseline) X(avx2) X(avx512)
 #define ATTN_FOR_EACH_DOT_ISA(X) X(baseline) X(avx2) X(avxvnni) X(avx512) X(avx512vnni)
