@@ -129,9 +129,11 @@ struct QueryFragments<Shape, true> {
 
 /// \brief A warp's rows: weighted sums of values, running maximum and sum.
 ///
-/// weight = 2^((score - max) * unit): `unit`, see `of_row`, turns scores into units of log 2, so
-/// that exp is one `ex2`. The difference is taken before the product: of scores around 1e18 a
-/// rounded product would be off by more than all of exp's range.
+/// weight = 2^((score - max) * unit): `unit`, see `of_row`, turns scores into units of log 2, so that
+/// exp is one `ex2`. One `fma` before it, score * unit - max * unit, does for the difference and the
+/// product: what is rounded, max * unit, is the same for all weights of a row, a factor that leaves
+/// its result alone. Not so for a maximum that is `far` away (of scores around 1e18 the rounding is
+/// more than all of exp's range): then the difference is taken first.
 template <class Shape>
 struct WarpRows {
     using T = typename Shape::Element;
@@ -143,12 +145,17 @@ struct WarpRows {
     float out[MT][NO][4];  // before division by sum
     float max[MT][2];      // of rows g and g + 8
     float sum[MT][2];      // of this lane's columns
+    bool far;              // of the warp: some |max * unit| is above `far_max`
 
     static constexpr float log2_e = 1.44269504f, ln_2 = 0.69314718f;
+    static constexpr float far_max = 1024;  // rounded by up to 2^-14: less than weights in 16 bits
+    /// More elements of `out` leave no registers for it.
+    static constexpr bool one_step = MT * HD <= 128;
     /// Maximum of a row that has seen no key: no score is lower, and -inf less this is still -inf.
     static constexpr float lowest = std::numeric_limits<float>::lowest();
 
     __device__ void clear() {
+        far = true;  // no row has seen a key
 #pragma unroll
         for (int m = 0; m < MT; ++m) {
             max[m][0] = max[m][1] = lowest;
@@ -209,7 +216,7 @@ struct WarpRows {
     template <class Unit, class Then>
     __device__ bool raise(const Scores& score, const Unit& unit, Then&& then) {
         constexpr float slack = 8;
-        float largest[MT][2];
+        float largest[MT][2];  // of this lane's columns
         bool grows = false;
 #pragma unroll
         for (int m = 0; m < MT; ++m)
@@ -219,24 +226,27 @@ struct WarpRows {
 #pragma unroll
                 for (int n = 1; n < NS; ++n)
                     x = fmaxf(x, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
-                x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-                x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
                 largest[m][half] = x;
                 grows = grows || (x - max[m][half]) * of_row(unit, m, half) > slack;
             }
         if (!__any_sync(~0u, grows)) return false;
+        far = false;
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
+                float x = largest[m][half];
+                x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+                x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
                 const float own = of_row(unit, m, half);
-                const bool moves = (largest[m][half] - max[m][half]) * own > slack;
-                const float gap = max[m][half] - largest[m][half];
-                const float shrink = moves ? exp2_fast(gap * own) : 1.0f;
-                if (moves) max[m][half] = largest[m][half];
+                const bool moves = (x - max[m][half]) * own > slack;
+                const float shrink = moves ? exp2_fast((max[m][half] - x) * own) : 1.0f;
+                if (moves) max[m][half] = x;
                 sum[m][half] *= shrink;
+                far = far || !(fabsf(max[m][half] * own) <= far_max);
                 then(m, half, shrink);
             }
+        far = __any_sync(~0u, far);
         return true;
     }
 
@@ -244,20 +254,36 @@ struct WarpRows {
     static __device__ float weight(float score, float unit, float max) {
         return exp2_fast((score - max) * unit);
     }
+    /// \brief The same after `approach`, of the lane's row (m, half).
+    __device__ float weight(float score, float unit, int m, int half) const {
+        if constexpr (!one_step) return weight(score, unit, max[m][half]);
+        return exp2_fast(fmaf(score, unit, far ? 0.0f : -(max[m][half] * unit)));
+    }
+    /// \brief Takes far maxima from a tile's scores.
+    __device__ void approach(Scores& score) const {
+        if (!one_step || !far) return;
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int n = 0; n < NS; ++n)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) score[m][n][i] -= max[m][i / 2];
+    }
 
     /// \brief Scores become weights; their sum is of the unrounded ones.
     //! [weigh]
     template <class Unit>
-    __device__ void weigh(const Scores& score, const Unit& unit, Weights& weights) {
+    __device__ void weigh(Scores& score, const Unit& unit, Weights& weights) {
+        approach(score);
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const float top = max[m][half], own = of_row(unit, m, half);
+                const float own = of_row(unit, m, half);
 #pragma unroll
                 for (int n = 0; n < NS; ++n) {
-                    const float w0 = weight(score[m][n][2 * half], own, top);
-                    const float w1 = weight(score[m][n][2 * half + 1], own, top);
+                    const float w0 = weight(score[m][n][2 * half], own, m, half);
+                    const float w1 = weight(score[m][n][2 * half + 1], own, m, half);
                     sum[m][half] += w0 + w1;
                     weights[m][n][half] = pack<T>(w0, w1);
                     //! [weigh]
@@ -268,6 +294,7 @@ struct WarpRows {
     /// \brief The same in place, the weights not yet rounded.
     template <class Unit>
     __device__ void exponentiate(Scores& score, const Unit& unit) {
+        approach(score);
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -275,7 +302,7 @@ struct WarpRows {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     float& s = score[m][n][i];
-                    s = weight(s, of_row(unit, m, i / 2), max[m][i / 2]);
+                    s = weight(s, of_row(unit, m, i / 2), m, i / 2);
                     sum[m][i / 2] += s;
                 }
     }
