@@ -115,11 +115,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         keys.first_partial[warp] = static_cast<int>(problem.visible(warp_row) / KT);
     }
     __syncthreads();
-    const auto class_of = [&](int j) { return Mask::class_of(mask_place, p, j); };
-    const auto next_tile = [&](int j) {
-        while (j < keys.tiles && (class_of(j) & some_visible) == 0) ++j;
-        return j;
-    };
+    const auto class_of = [&](int j) { return Mask::class_of(mask_place, j); };
+    const auto next_tile = [&](int j) { return Mask::next_tile(mask_place, p, j, keys.tiles); };
     const auto copy_keys = [&](int j, int stage) {
         const Index at = static_cast<Index>(j) * KT;
         const unsigned thread = fresh_thread();

@@ -75,11 +75,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         __syncthreads();
     }
 
-    const auto class_of = [&](int j) { return Mask::class_of(mask_place, p, j); };
-    const auto next_tile = [&](int j) {
-        while (j < tiles && (class_of(j) & some_visible) == 0) ++j;
-        return j;
-    };
+    const auto class_of = [&](int j) { return Mask::class_of(mask_place, j); };
+    const auto next_tile = [&](int j) { return Mask::next_tile(mask_place, p, j, tiles); };
     const auto copy_keys = [&](int j, int stage) {
         const Index at = static_cast<Index>(j) * KT;
         copy_tile<KT, HD, Shape::threads>(key_tiles + stage * Shape::tile_bytes,

@@ -22,13 +22,18 @@ struct MaskTile {
     static constexpr int row_bytes = dense ? Shape::Keys * element_bytes : Shape::Keys / 8;
     static constexpr int pieces = row_bytes / 16;  // a power of two
     static constexpr int bytes = masking == Masking::none ? 0 : Shape::rows * row_bytes;
-    static constexpr int shared_bytes = masking == Masking::none ? 0 : bytes + sizeof(MaskPlace);
+    // Of tiles [256 n, 256 (n + 1)) the classes lie in half n % 2.
+    static constexpr int half = 256, cached = masking == Masking::bits ? 2 * half : 0;
+    static constexpr int shared_bytes =
+        masking == Masking::none ? 0 : bytes + sizeof(MaskPlace) + cached;
 
     /// Piece `piece` of row `row`. Lanes of eight rows read the same piece at once, so pieces are
     /// permuted from row to row (from row pair to row pair where two rows share the 32 banks).
+    static __device__ constexpr int turn(int row) {
+        return (row >> (row_bytes < 128 ? 1 : 0)) & (pieces - 1);
+    }
     static __device__ std::uint32_t at(int row, int piece) {
-        return row * row_bytes +
-               ((piece ^ ((row >> (row_bytes < 128 ? 1 : 0)) & (pieces - 1))) << 4);
+        return row * row_bytes + ((piece ^ turn(row)) << 4);
     }
 
     /// \brief Says where the mask of the block lies. The work of one thread.
@@ -41,16 +46,23 @@ struct MaskTile {
         place.rows = rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows;
     }
     /// \brief Class of tile j over the block's rows; without classes all count as mixed.
-    static __device__ int class_of(const volatile MaskPlace& place, const MmaProblem& p, int j) {
-        if constexpr (masking == Masking::bits) {
-            const std::uint8_t* cell =
-                place.classes + static_cast<Index>(j) * Shape::Keys / class_tile;
-            int bits = *cell;
-            if (Shape::rows > class_tile && place.rows > class_tile)
-                bits |= cell[p.class_stride.row];
-            return bits;
-        }
+    static __device__ int class_of(const volatile MaskPlace& place, int j) {
+        if constexpr (masking == Masking::bits) return cache(place)[j % cached];
         return some_visible | some_hidden;
+    }
+    /// \brief The first tile from j on that is not hidden; `tiles` if there is none. The work of the
+    ///        whole block, which asks for each tile once, in order.
+    static __device__ int next_tile(volatile MaskPlace& place, const MmaProblem& p, int j,
+                                    int tiles) {
+        if constexpr (masking == Masking::bits)
+            for (; j < tiles; ++j) {
+                if (j % half == 0) {  // no warp needs the half before the last one any more
+                    fetch_classes(place, p, j, tiles);
+                    __syncthreads();
+                }
+                if ((class_of(place, j) & some_visible) != 0) break;
+            }
+        return j;
     }
     /// \brief Starts the copy of the warp's rows of tile j.
     static __device__ void copy(std::uint32_t to, const volatile MaskPlace& place, int j, int warp,
@@ -80,8 +92,20 @@ struct MaskTile {
                         : "memory");
             }
         } else if constexpr (dense) {
+            constexpr int count = Shape::warp_rows * pieces / 32, step = 32 / pieces;
+            if (rows == Shape::rows && keys_left >= Shape::Keys) {  // all but the last tiles
+                const int row = warp * Shape::warp_rows + lane / pieces, piece = lane % pieces;
+                const std::uint32_t first = to + at(row, piece);
+                const Element* source = mask + row * stride + piece * (16 / element_bytes);
 #pragma unroll
-            for (int i = 0; i < Shape::warp_rows * pieces / 32; ++i) {
+                for (int i = 0; i < count; ++i) {
+                    copy_async_16((first ^ (turn(i * step) << 4)) + i * step * row_bytes, source);
+                    source += step * stride;
+                }
+                return;
+            }
+#pragma unroll
+            for (int i = 0; i < count; ++i) {
                 const int index = i * 32 + lane;
                 const int row = warp * Shape::warp_rows + index / pieces, piece = index % pieces;
                 const Index left = (keys_left - piece * (16 / element_bytes)) * element_bytes;
@@ -107,6 +131,26 @@ struct MaskTile {
     }
 
   private:
+    static __device__ volatile std::uint8_t* cache(volatile MaskPlace& place) {
+        return reinterpret_cast<volatile std::uint8_t*>(&place + 1);
+    }
+    static __device__ const volatile std::uint8_t* cache(const volatile MaskPlace& place) {
+        return reinterpret_cast<const volatile std::uint8_t*>(&place + 1);
+    }
+    /// \brief Classes of the tiles from `first` on, half of the cache. From global memory each would
+    ///        cost its whole latency, tile by tile.
+    static __device__ void fetch_classes(volatile MaskPlace& place, const MmaProblem& p, int first,
+                                         int tiles) {
+        for (int j = first + threadIdx.x; j < tiles && j < first + half; j += Shape::threads) {
+            const std::uint8_t* cell =
+                place.classes + static_cast<Index>(j) * Shape::Keys / class_tile;
+            int bits = *cell;
+            if (Shape::rows > class_tile && place.rows > class_tile)
+                bits |= cell[p.class_stride.row];
+            cache(place)[j % cached] = static_cast<std::uint8_t>(bits);
+        }
+    }
+
     /// \brief Additive masks of 16 bits: `ldmatrix` deals elements out as the C fragment has them.
     template <class Scores, class Scale>
     static __device__ void add_pairs(Scores& score, const unsigned char* tile, int warp,

@@ -4,6 +4,7 @@
 ///        into three bfloat16 parts.
 #include "cuda_mma.hpp"
 #include "cuda_mma_float32.cuh"
+#include "cuda_mma_plan.hpp"
 #include "device.hpp"
 #include "mma.cuh"
 
@@ -11,6 +12,7 @@ namespace attn::gpu {
 namespace {
 
 constexpr int threads_per_block = 256;
+static_assert(threads_per_block == 4 * class_tile, "four threads a row of a tile of the mask");
 
 /// Position in a rank-4 tensor of rows, of which only axes that are really there count.
 struct RowGrid {
@@ -70,33 +72,45 @@ __global__ void round_kernel(const TensorView from, std::uint16_t* to, Strides t
         static_cast<std::uint16_t>(pack_value<bfloat16>(x, 0.0f));
 }
 
-/// One block per (64 rows, 64 keys) tile, or (1, 64) when all rows are the same: a warp reads 32
-/// keys of a row at a time and votes.
+/// The lowest bits of four bytes that are 0 or 1, side by side: the multiplication moves byte n by
+/// 24 - 7 n, to bit 24 + n.
+__device__ inline std::uint32_t gather_bits(std::uint32_t bytes) {
+    return bytes * 0x01020408u >> 24 & 0xf;
+}
+
+/// One block per (64 rows, 64 keys) tile, or (1, 64) when all rows are the same: four threads a row,
+/// 16 keys each.
+/// \param wide  16 bytes can be read at once
 __global__ void __launch_bounds__(threads_per_block)
     pack_mask_kernel(const TensorView mask, std::uint32_t* bits, Strides bits_stride,
-                     std::uint8_t* classes, Strides class_stride, RowGrid grid, Index first_block) {
+                     std::uint8_t* classes, Strides class_stride, RowGrid grid, bool wide,
+                     Index first_block) {
     const Index key_tiles = (grid.valid + class_tile - 1) / class_tile;
     const Index row_tiles = (grid.size[2] + class_tile - 1) / class_tile;
     Index index = first_block + blockIdx.x;
     const Index key_tile = index % key_tiles;
     const Index row_tile = (index /= key_tiles) % row_tiles;
     const Index h = (index /= row_tiles) % grid.size[1], b = index / grid.size[1];
-    const int lane = threadIdx.x % 32;
     const auto attend = as<const std::uint8_t, 4>(mask);
-
-    int found = 0;
-    for (int local = threadIdx.x / 32; local < class_tile; local += threads_per_block / 32) {
-        const Index i = row_tile * class_tile + local;
-        if (i >= grid.size[2]) break;
-        for (int word = 0; word < 2; ++word) {
-            const Index j = key_tile * class_tile + 32 * word + lane;
-            const bool exists = j < grid.valid;
-            const bool visible = exists && attend(b, h, i, j) != 0;
-            found |= visible ? some_visible : (exists ? some_hidden : 0);
-            const std::uint32_t vote = __ballot_sync(~0u, visible);
-            if (lane == 0) bits[bits_stride(b, h, i) + 2 * key_tile + word] = vote;
-        }
+    const int quarter = threadIdx.x % 4;
+    const Index i = row_tile * class_tile + threadIdx.x / 4;
+    const Index first = key_tile * class_tile + 16 * quarter, left = grid.valid - first;
+    const int keys = i >= grid.size[2] || left < 0 ? 0 : left < 16 ? static_cast<int>(left) : 16;
+    std::uint32_t visible = 0;
+    if (wide && keys == 16) {
+        const uint4 sixteen = *reinterpret_cast<const uint4*>(&attend(b, h, i, first));
+        const std::uint32_t four[4] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
+#pragma unroll
+        for (int n = 0; n < 4; ++n) visible |= gather_bits(__vsetgtu4(four[n], 0)) << (4 * n);
+    } else {
+        for (int n = 0; n < keys; ++n)
+            visible |= static_cast<std::uint32_t>(attend(b, h, i, first + n) != 0) << n;
     }
+    const std::uint32_t next = __shfl_down_sync(~0u, visible, 1);
+    if (i < grid.size[2] && quarter % 2 == 0)
+        bits[bits_stride(b, h, i) + 2 * key_tile + quarter / 2] = visible | next << 16;
+    const int found =
+        (visible != 0 ? some_visible : 0) | (visible != (1u << keys) - 1 ? some_hidden : 0);
     const bool any_visible = __syncthreads_or(found & some_visible);
     const bool any_hidden = __syncthreads_or(found & some_hidden);
     if (threadIdx.x == 0)
@@ -145,7 +159,7 @@ void pack_mask(const TensorView& mask, std::uint32_t* bits, const Strides& bits_
     const auto tiles = [](Index size) { return (size + class_tile - 1) / class_tile; };
     launch<pack_mask_kernel>(grid.size[0] * grid.size[1] * tiles(grid.size[2]) * tiles(grid.valid),
                              threads_per_block, 0, stream, mask, bits, bits_stride, classes,
-                             class_stride, grid);
+                             class_stride, grid, wide(mask));
 }
 
 }  // namespace attn::gpu
