@@ -36,12 +36,7 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     static constexpr int key_at = int8_query_bytes;
     static constexpr int value_at = key_at + stages * int8_tile_bytes;
     static constexpr int out_at = value_at + stages * Base::tile_bytes;
-    // At HeadDim = 64 the sums of the weights are a ninth tile of columns of out: values of 1, of
-    // which 16 keys do for all.
-    static constexpr bool sum_column = HeadDim == 64;
-    static constexpr int ones_at = out_at + Base::query_bytes;
-    static constexpr int ones_bytes = sum_column ? 16 * 128 : 0;
-    static constexpr int scale_at = ones_at + ones_bytes;
+    static constexpr int scale_at = out_at + Base::query_bytes;
     static constexpr int barriers_at = scale_at + stages * scale_bytes;
     static constexpr int tasks_at = barriers_at + 160;
     static constexpr int labels_at = tasks_at + 128;

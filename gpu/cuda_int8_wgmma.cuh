@@ -39,21 +39,6 @@ __device__ __forceinline__ void start_product(int (&product)[Shape::Keys / 8][4]
     for (int k = 0; k < Shape::HeadDim / 32; ++k) wgmma_rows(product, query[k], key + 2 * k, k > 0);
     wgmma_commit();
 }
-/// \brief Descriptor step to the next 16 keys: with ones in the second plane, that one stays in place.
-template <class Shape>
-constexpr std::uint64_t value_step =
-    Shape::sum_column ? 128 - (std::uint64_t{128} << 16) : std::uint64_t{128};
-
-/// \brief The values of 1. The work of all threads, before a barrier.
-template <class Shape>
-__device__ inline void write_ones(unsigned char* shared) {
-    using T = typename Shape::Element;
-    auto* const ones = reinterpret_cast<std::uint32_t*>(shared + Shape::ones_at);
-    for (int i = threadIdx.x; i < Shape::ones_bytes / 4; i += Shape::all_threads)
-        ones[i] = pack<T>(1.0f, 1.0f);
-    fence_shared_for_wgmma();
-}
-
 /// \brief Starts out += weights V.
 template <class Shape, int Columns>
 __device__ __forceinline__ void start_values(float (&out)[Columns][4],
@@ -62,7 +47,7 @@ __device__ __forceinline__ void start_values(float (&out)[Columns][4],
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < Shape::Keys / 16; ++k)
-        wgmma_columns<typename Shape::Element>(out, weights[k], value + k * value_step<Shape>, true);
+        wgmma_columns<typename Shape::Element>(out, weights[k], value + k * 128, true);
     wgmma_commit();
 }
 
@@ -114,7 +99,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                                                 Turn<Shape::stages>& key_turn,
                                                 Turn<Shape::stages>& value_turn) {
     using T = typename Shape::Element;
-    using Rows = WarpRows<typename Shape::Base, Shape::sum_column>;
+    using Rows = WarpRows<typename Shape::Base>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     const std::uint32_t memory = shared_address(shared);
     const Problem& problem = p.problem;
@@ -138,9 +123,8 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
             rows_at<HD>(memory + Shape::key_at + key_turn.stage * Shape::int8_tile_bytes));
     };
     const auto value_tile = [&] {
-        const int at = Shape::value_at + value_turn.stage * Shape::tile_bytes;
-        return two_planes_at(memory + at,
-                             Shape::sum_column ? Shape::ones_at - at : Shape::plane_bytes);
+        return two_planes_at(memory + Shape::value_at + value_turn.stage * Shape::tile_bytes,
+                             Shape::plane_bytes);
     };
     const auto wait_for_values = [&](const Turn<Shape::stages>& turn) {
         barrier_wait(barriers.value_full(turn.stage), turn.parity);
@@ -242,7 +226,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
             release_values();
             if (moves)
 #pragma unroll
-                for (int n = 0; n < Rows::NO; ++n)
+                for (int n = 0; n < HD / 8; ++n)
 #pragma unroll
                     for (int i = 0; i < 4; ++i) rows.out[0][n][i] *= shrink[i / 2];
             pack_weights();
@@ -284,7 +268,6 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         reinterpret_cast<Int8Task*>(shared + Shape::tasks_at);
     auto* const labels = reinterpret_cast<volatile TileLabel*>(shared + Shape::labels_at);
     if (threadIdx.x == 0) barriers.set(Shape::Warps);
-    write_ones<Shape>(shared);
     wait_for_last_kernel();
     __syncthreads();  // the barriers are there
     int parity = 0;
@@ -336,7 +319,6 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     const Int8Barriers<Shape::stages> barriers{shared_address(shared) + Shape::barriers_at};
     volatile Int8Task& task = *reinterpret_cast<Int8Task*>(shared + Shape::tasks_at);
     auto* const labels = reinterpret_cast<volatile TileLabel*>(shared + Shape::labels_at);
-    write_ones<Shape>(shared);
     for_marked<Shape::all_threads>(p.again, blocks, [&](Index block) {
         if (threadIdx.x == 0) barriers.set(Shape::Warps);
         __syncthreads();  // the barriers are there

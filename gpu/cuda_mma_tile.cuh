@@ -134,12 +134,11 @@ struct QueryFragments<Shape, true> {
 /// product: what is rounded, max * unit, is the same for all weights of a row, a factor that leaves
 /// its result alone. Not so for a maximum that is `far` away (of scores around 1e18 the rounding is
 /// more than all of exp's range): then the difference is taken first.
-/// \tparam sum_column  the product that adds values also adds up weights, in a column more of `out`
-template <class Shape, bool sum_column = false>
+template <class Shape>
 struct WarpRows {
     using T = typename Shape::Element;
     static constexpr int MT = Shape::MTiles, HD = Shape::HeadDim, KT = Shape::Keys;
-    static constexpr int NS = KT / 8, NO = HD / 8 + sum_column;  // (16, 8) tiles of scores, of out
+    static constexpr int NS = KT / 8, NO = HD / 8;  // (16, 8) tiles of scores and of out
     using Scores = float[MT][NS][4];
     using Weights = std::uint32_t[MT][NS][2];
 
@@ -304,7 +303,7 @@ struct WarpRows {
                 for (int i = 0; i < 4; ++i) {
                     float& s = score[m][n][i];
                     s = weight(s, of_row(unit, m, i / 2), m, i / 2);
-                    if constexpr (!sum_column) sum[m][i / 2] += s;
+                    sum[m][i / 2] += s;
                 }
     }
 
@@ -335,10 +334,6 @@ struct WarpRows {
         for (int m = 0; m < MT; ++m)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                if constexpr (sum_column) {
-                    sum[m][half] = out[m][NO - 1][2 * half];
-                    continue;
-                }
                 sum[m][half] += __shfl_xor_sync(~0u, sum[m][half], 1);
                 sum[m][half] += __shfl_xor_sync(~0u, sum[m][half], 2);
             }

@@ -50,7 +50,6 @@ __device__ inline std::uint64_t rows_at(std::uint32_t address) {
 #define ATTN_D32                                                                                \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19," \
     " %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define ATTN_D36 ATTN_D32 ", %32, %33, %34, %35"
 #define ATTN_D64                                                                        \
     ATTN_D32                                                                            \
     ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47," \
@@ -106,24 +105,7 @@ __device__ inline void wgmma_columns(float (&d)[8][4], const std::uint32_t (&a)[
         ATTN_WGMMA("bf16");
 #undef ATTN_WGMMA
 }
-/// \brief The same for B (16, 72) in two planes, of the second one 8 columns: see `two_planes_at`.
-template <class T>
-__device__ inline void wgmma_columns(float (&d)[9][4], const std::uint32_t (&a)[4], std::uint64_t b,
-                                     bool add) {
-#define ATTN_WGMMA(type)                                                          \
-    asm volatile(                                                                 \
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %41, 0;\n"                              \
-        "wgmma.mma_async.sync.aligned.m64n72k16.f32." type "." type " {" ATTN_D36 \
-        "}, {%36, %37, %38, %39}, %40, p, 1, 1, 1;\n}"                            \
-        : ATTN_F8(0), ATTN_F(8)                                                   \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)))
-    if constexpr (dtype_of<T> == DType::float16)
-        ATTN_WGMMA("f16");
-    else
-        ATTN_WGMMA("bf16");
-#undef ATTN_WGMMA
-}
-/// \brief The same for B (16, 128) in two planes.
+/// \brief The same for B (16, 128) in two planes: see `two_planes_at`.
 template <class T>
 __device__ inline void wgmma_columns(float (&d)[16][4], const std::uint32_t (&a)[4],
                                      std::uint64_t b, bool add) {
@@ -141,7 +123,6 @@ __device__ inline void wgmma_columns(float (&d)[16][4], const std::uint32_t (&a)
 #undef ATTN_WGMMA
 }
 #undef ATTN_D64
-#undef ATTN_D36
 #undef ATTN_D32
 #undef ATTN_I8
 #undef ATTN_I
