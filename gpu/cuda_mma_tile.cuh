@@ -145,7 +145,7 @@ struct WarpRows {
     float out[MT][NO][4];  // before division by sum
     float max[MT][2];      // of rows g and g + 8
     float sum[MT][2];      // of this lane's columns
-    bool far;              // of the warp: some |max * unit| is above `far_max`
+    bool far;              // some row of the warp `is_far`
 
     static constexpr float log2_e = 1.44269504f, ln_2 = 0.69314718f;
     static constexpr float far_max = 1024;  // rounded by up to 2^-14: less than weights in 16 bits
@@ -242,8 +242,9 @@ struct WarpRows {
                 const bool moves = (x - max[m][half]) * own > slack;
                 const float shrink = moves ? exp2_fast((max[m][half] - x) * own) : 1.0f;
                 if (moves) max[m][half] = x;
-                sum[m][half] *= shrink;
-                far = far || !(fabsf(max[m][half] * own) <= far_max);
+                sum[m][half] =
+                    __fmul_rn(sum[m][half], shrink);  // never half of an fma: same bits anywhere
+                far = far || is_far(own, m, half);
                 then(m, half, shrink);
             }
         far = __any_sync(~0u, far);
@@ -254,27 +255,36 @@ struct WarpRows {
     static __device__ float weight(float score, float unit, float max) {
         return exp2_fast((score - max) * unit);
     }
+    __device__ bool is_far(float unit, int m, int half) const {
+        return !(fabsf(max[m][half] * unit) <= far_max);
+    }
     /// \brief The same after `approach`, of the lane's row (m, half).
     __device__ float weight(float score, float unit, int m, int half) const {
         if constexpr (!one_step) return weight(score, unit, max[m][half]);
-        return exp2_fast(fmaf(score, unit, far ? 0.0f : -(max[m][half] * unit)));
+        return exp2_fast(fmaf(score, unit, is_far(unit, m, half) ? 0.0f : -(max[m][half] * unit)));
     }
     /// \brief Takes far maxima from a tile's scores.
-    __device__ void approach(Scores& score) const {
+    template <class Unit>
+    __device__ void approach(Scores& score, const Unit& unit) const {
         if (!one_step || !far) return;
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
-            for (int n = 0; n < NS; ++n)
+            for (int half = 0; half < 2; ++half) {
+                if (!is_far(of_row(unit, m, half), m, half)) continue;
 #pragma unroll
-                for (int i = 0; i < 4; ++i) score[m][n][i] -= max[m][i / 2];
+                for (int n = 0; n < NS; ++n) {
+                    score[m][n][2 * half] -= max[m][half];
+                    score[m][n][2 * half + 1] -= max[m][half];
+                }
+            }
     }
 
     /// \brief Scores become weights; their sum is of the unrounded ones.
     //! [weigh]
     template <class Unit>
     __device__ void weigh(Scores& score, const Unit& unit, Weights& weights) {
-        approach(score);
+        approach(score, unit);
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -294,7 +304,7 @@ struct WarpRows {
     /// \brief The same in place, the weights not yet rounded.
     template <class Unit>
     __device__ void exponentiate(Scores& score, const Unit& unit) {
-        approach(score);
+        approach(score, unit);
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
