@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             // A branch also where every tile is masked: see cuda_mma_kernel.cuh.
             if (masking != Masking::none && (masking == Masking::bits || p.mask != nullptr) &&
                 (class_of(j) & some_hidden))
-                Mask::apply(score, shared + Shape::mask_at, own, factor);
+                Mask::apply(score, shared + Shape::mask_at, j, own, factor);
             if (masking != Masking::none) {
                 __syncwarp();  // the warp's lanes have read its mask rows: the next may come
                 if (next < keys.tiles) copy_mask(next);

@@ -57,19 +57,25 @@ __device__ inline std::uint64_t seen_in_bits(const Int8Problem& p, Index b, Inde
     const std::uint8_t* cell = p.tile_class + p.class_stride(b, h, 0) + block;
     const std::uint32_t* words =
         static_cast<const std::uint32_t*>(p.mask) + p.mask_stride(b, h, 0) + 2 * block;
-    const bool one_row = p.mask_stride.row == 0;  // the same for all queries: ask the last
+    const bool one_row = p.mask_stride.row == 0;      // the same for all queries: ask the last
+    const auto at = [&](const std::uint32_t* word) {  // in the order of `mask_bit`
+        return word[0] | static_cast<std::uint64_t>(word[1]) << 32;
+    };
     std::uint64_t seen = 0;
     for (Index tile = one_row ? 0 : (problem.L - 1) / class_tile; tile >= 0; --tile) {
         if ((cell[tile * p.class_stride.row] & some_visible) == 0) continue;
-        std::uint64_t mine = 0;
+        std::uint64_t whole = 0, cut = 0;  // cut: rows that do not see all 64 keys, in key order
         for (int side = 0; side < class_tile; side += 32) {
             const Index i = (one_row ? problem.L - 1 : tile * class_tile) + side + lane;
             const Index left = i < problem.L ? problem.visible(i) - first : 0;
             if (left <= 0) continue;
-            const std::uint32_t* word = words + i * p.mask_stride.row;
-            mine |= (word[0] | static_cast<std::uint64_t>(word[1]) << 32) &
-                    (left >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1);
+            const std::uint64_t row = at(words + i * p.mask_stride.row);
+            if (left >= 64)
+                whole |= row;
+            else
+                cut |= in_key_order(row) & ((std::uint64_t{1} << left) - 1);
         }
+        const std::uint64_t mine = in_key_order(whole) | cut;
         seen |= __reduce_or_sync(~0u, static_cast<std::uint32_t>(mine)) |
                 static_cast<std::uint64_t>(
                     __reduce_or_sync(~0u, static_cast<std::uint32_t>(mine >> 32)))

@@ -54,34 +54,32 @@ __device__ __forceinline__ void start_values(float (&out)[Columns][4],
 /// \brief The bits of a tile's mask for the two rows of a lane.
 template <class Shape>
 struct MaskBits {
-    std::uint32_t word[2][Shape::Keys / 32];
+    std::uint32_t word[2][Shape::Keys / 64];  // 16 bits: see `mask_bit`
 
     /// \param row  of the block: the lane's first one
     __device__ void load(const Int8Problem& p, const volatile Int8Task& task, int row, int tile) {
+        const int t = fresh_lane() % 4;
         const std::uint32_t* const mask = task.mask;
         const Index last = p.problem.L - task.first_row - 1;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const Index own = row + 8 * half < last ? row + 8 * half : last;
-            const std::uint32_t* const from = mask + own * p.mask_stride.row;
+            const auto* const from =
+                reinterpret_cast<const std::uint16_t*>(mask + own * p.mask_stride.row) + t;
 #pragma unroll
             for (int n = 0; n < Shape::Keys / 64; ++n) {
                 // Behind the last block of keys there are no words; those keys do not exist.
                 const Index block = static_cast<Index>(tile) * (Shape::Keys / 64) + n;
-                const uint2 two = *reinterpret_cast<const uint2*>(
-                    from + 2 * (block < p.keys.blocks ? block : p.keys.blocks - 1));
-                word[half][2 * n] = two.x, word[half][2 * n + 1] = two.y;
+                word[half][n] = from[4 * (block < p.keys.blocks ? block : p.keys.blocks - 1)];
             }
         }
     }
-    /// \param column  the lane's first one
-    __device__ void hide(float (&score)[Shape::Keys / 8][4], int column) const {
+    __device__ void hide(float (&score)[Shape::Keys / 8][4]) const {
 #pragma unroll
         for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int n = 0; n < Shape::Keys / 8; ++n) {
-                const std::uint32_t own = word[half][n / 4] >> column;
-                const std::uint32_t first = 1u << (8 * (n % 4));
+                const std::uint32_t own = word[half][n / 8], first = 1u << (2 * (n % 8));
                 if ((own & first) == 0) score[n][2 * half] = -CUDART_INF_F;
                 if ((own & 2 * first) == 0) score[n][2 * half + 1] = -CUDART_INF_F;
             }
@@ -180,7 +178,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                     static_cast<float>(product[0][n][i]) * (i % 2 == 0 ? two.x : two.y);
         }
         release_keys();
-        if (masked && mixed) bits.hide(score[0], c_column(fresh, 0));
+        if (masked && mixed) bits.hide(score[0]);
         if (j >= first_partial)
             hide_beyond<Shape>(score, problem, warp_row + c_row(fresh, 0),
                                static_cast<Index>(j) * KT + c_column(fresh, 0));

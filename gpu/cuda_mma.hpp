@@ -24,7 +24,7 @@ namespace attn::gpu {
 /// \brief How the main kernel gets its mask.
 enum class Masking {
     none,   ///< causality and the end of the keys only
-    bits,   ///< one bit per score, with a class per tile: a boolean mask that several heads share
+    bits,   ///< one bit per score (`mask_bit`), a class per tile: a boolean mask that heads share
     bytes,  ///< one byte per score: a boolean mask that is read only once
     additive,  ///< float32, or the dtype of query
 };

@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             // the mask while the product still needs all registers.
             if (masking != Masking::none && (masking == Masking::bits || p.mask != nullptr) &&
                 (class_of(j) & some_hidden))
-                Mask::apply(score, shared + (mask_tile - query_tile), warp, p.scale);
+                Mask::apply(score, shared + (mask_tile - query_tile), j, warp, p.scale);
             if (masking != Masking::none) {
                 __syncwarp();  // the warp's lanes have read its mask rows: the next may come
                 if (next < tiles) copy_mask(next);

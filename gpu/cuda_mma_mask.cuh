@@ -19,8 +19,8 @@ template <class Shape, Masking masking, class Element>
 struct MaskTile {
     static constexpr bool dense = masking == Masking::bytes || masking == Masking::additive;
     static constexpr int element_bytes = static_cast<int>(sizeof(Element));
-    static constexpr int row_bytes = dense ? Shape::Keys * element_bytes : Shape::Keys / 8;
-    static constexpr int pieces = row_bytes / 16;  // a power of two
+    static constexpr int row_bytes = dense ? Shape::Keys * element_bytes : 8;  // bits: of 64 keys
+    static constexpr int pieces = row_bytes / 16;                              // a power of two
     static constexpr int bytes = masking == Masking::none ? 0 : Shape::rows * row_bytes;
     // Of tiles [256 n, 256 (n + 1)) the classes lie in half n % 2.
     static constexpr int half = 256, cached = masking == Masking::bits ? 2 * half : 0;
@@ -71,7 +71,7 @@ struct MaskTile {
             const Index at = static_cast<Index>(j) * Shape::Keys;
             copy(to,
                  static_cast<const Element*>(const_cast<const void*>(place.mask)) +
-                     (masking == Masking::bits ? at / 32 : at),
+                     (masking == Masking::bits ? at / 64 * 2 : at),
                  place.stride, warp, place.rows, S - at);
         }
     }
@@ -119,15 +119,15 @@ struct MaskTile {
         }
     }
 
-    /// \brief Applies the tile to the warp's scores.
+    /// \brief Applies the mask of tile j to the warp's scores.
     /// \param scale  see `of_row`
     template <class Scores, class Scale>
-    static __device__ void apply(Scores& score, const unsigned char* tile, int warp,
+    static __device__ void apply(Scores& score, const unsigned char* tile, int j, int warp,
                                  const Scale& scale) {
         if constexpr (masking == Masking::additive && element_bytes == 2)
             add_pairs(score, tile, warp, scale);
         else
-            apply_elements(score, tile, warp, scale);
+            apply_elements(score, tile, j, warp, scale);
     }
 
   private:
@@ -177,7 +177,7 @@ struct MaskTile {
     }
 
     template <class Scores, class Scale>
-    static __device__ void apply_elements(Scores& score, const unsigned char* tile, int warp,
+    static __device__ void apply_elements(Scores& score, const unsigned char* tile, int j, int warp,
                                           const Scale& scale) {
         const int lane = fresh_lane(), g = lane / 4, t = lane % 4;
 #pragma unroll
@@ -186,17 +186,17 @@ struct MaskTile {
             for (int half = 0; half < 2; ++half) {
                 const int row = warp * Shape::warp_rows + m * 16 + half * 8 + g;
                 if constexpr (masking == Masking::bits) {
-                    std::uint32_t word = 0;  // of 32 keys; bit 0 is this lane's first
+                    // A byte of `mask_bit` for 32 keys. Tests of constant bits: several fit one
+                    // instruction.
+                    const unsigned char* own = tile + row * row_bytes + 2 * t;
+                    if constexpr (Shape::Keys == 32) own += j % 2;
+                    std::uint32_t bits = 0;
 #pragma unroll
                     for (int n = 0; n < Shape::Keys / 8; ++n) {
-                        if (n % 4 == 0)
-                            word = *reinterpret_cast<const std::uint32_t*>(tile + row * row_bytes +
-                                                                           n) >>
-                                   (2 * t);
-                        // Tests of constant bits: several fit one instruction.
-                        const std::uint32_t first = 1u << (8 * (n % 4));
-                        if ((word & first) == 0) score[m][n][2 * half] = -CUDART_INF_F;
-                        if ((word & 2 * first) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
+                        if (n % 4 == 0) bits = own[n / 4];
+                        const std::uint32_t first = 1u << (2 * (n % 4));
+                        if ((bits & first) == 0) score[m][n][2 * half] = -CUDART_INF_F;
+                        if ((bits & 2 * first) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
                     }
                 } else if constexpr (dense) {
                     const int first = 2 * t * element_bytes;  // byte of the row

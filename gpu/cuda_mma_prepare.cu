@@ -106,9 +106,19 @@ __global__ void __launch_bounds__(threads_per_block)
         for (int n = 0; n < keys; ++n)
             visible |= static_cast<std::uint32_t>(attend(b, h, i, first + n) != 0) << n;
     }
-    const std::uint32_t next = __shfl_down_sync(~0u, visible, 1);
-    if (i < grid.size[2] && quarter % 2 == 0)
-        bits[bits_stride(b, h, i) + 2 * key_tile + quarter / 2] = visible | next << 16;
+    // Of 16 keys each lane of a fragment has four: two neighbours, and the two 8 keys on.
+    std::uint32_t word[2] = {0, 0};
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+        const std::uint32_t four = (visible >> 2 * t & 3) | (visible >> (8 + 2 * t) & 3) << 2;
+        word[t / 2] |= four << (16 * (t % 2) + 4 * quarter);
+    }
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2)
+#pragma unroll
+        for (std::uint32_t& w : word) w |= __shfl_xor_sync(~0u, w, step);
+    if (i < grid.size[2] && quarter < 2)
+        bits[bits_stride(b, h, i) + 2 * key_tile + quarter] = quarter == 0 ? word[0] : word[1];
     const int found =
         (visible != 0 ? some_visible : 0) | (visible != (1u << keys) - 1 ? some_hidden : 0);
     const bool any_visible = __syncthreads_or(found & some_visible);

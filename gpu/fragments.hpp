@@ -31,6 +31,16 @@ ATTN_HD constexpr int b_byte(int lane, int r) { return lane % 4 * 4 + r * 16; }
 ATTN_HD constexpr int c_row(int lane, int i) { return lane / 4 + i / 2 * 8; }
 ATTN_HD constexpr int c_column(int lane, int i) { return lane % 4 * 2 + i % 2; }
 
+/// \brief A boolean mask's bits for 64 keys of a row: 16 bits for each t = lane % 4, those of the keys
+///        that the lane has in the C fragments n of eight tiles side by side: bit 2 n + i % 2.
+ATTN_HD constexpr int mask_bit(int key) { return key % 8 / 2 * 16 + key / 8 * 2 + key % 2; }
+/// \brief The same bits in the order of the keys.
+ATTN_HD constexpr std::uint64_t in_key_order(std::uint64_t bits) {
+    std::uint64_t keys = 0;
+    for (int key = 0; key < 64; key += 2) keys |= (bits >> mask_bit(key) & 3) << key;
+    return keys;
+}
+
 /// \brief The row of 16 bytes whose address a lane gives to `ldmatrix` x4: of an A fragment (16
 ///        rows, pieces 0 and 1), and of two B fragments (keys 0 .. 7 and 8 .. 15).
 ATTN_HD constexpr int a_lane_row(int lane) { return lane % 16; }

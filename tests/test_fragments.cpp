@@ -196,6 +196,19 @@ TEST_CASE("the scores' fragments are the weights' and values read transposed fit
     }
 }
 
+TEST_CASE("the bits of a mask lie as the lanes of a fragment need them") {
+    for (int lane = 0; lane < 32; ++lane)
+        for (int n = 0; n < 8; ++n)
+            for (int i = 0; i < 4; ++i)
+                CHECK(mask_bit(8 * n + c_column(lane, i)) == lane % 4 * 16 + 2 * n + i % 2);
+    std::uint64_t keys = 0x9e3779b97f4a7c15;
+    for (int round = 0; round < 100; ++round, keys = keys * 6364136223846793005 + 1) {
+        std::uint64_t bits = 0;
+        for (int key = 0; key < 64; ++key) bits |= (keys >> key & 1) << mask_bit(key);
+        CHECK(in_key_order(bits) == keys);
+    }
+}
+
 TEST_CASE("the integer product turns into a float by one subtraction") {
     for (int x = -127 * 127 * 256; x <= 127 * 127 * 256; x += 251)
         REQUIRE(std::bit_cast<float>(float_bits_of_zero + x) - float_of_zero ==
