@@ -123,7 +123,6 @@ using UnalignedBits = Bits __attribute__((may_alias, aligned(4)));
     *static_cast<BitsInMemory*>(to) = x;
 }
 
-//! [multiply]
 /// \brief c[r][lane] += sum_k a(r, k) . b[k][lane]: `multiply_add` of the tier `simd`, with a word
 ///        of `dot_depth` numbers for each of its floats.
 /// \param a  words: a(r, k) at a[r * stride + k] (Unit::depth) or a[r + k * stride] (Unit::row)
@@ -145,7 +144,6 @@ template <Unit unit, int Count, int Vectors>
         b += Vectors * width;
     }
 }
-//! [multiply]
 
 }  // namespace
 }  // namespace attn::ATTN_ISA

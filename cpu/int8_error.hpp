@@ -71,7 +71,6 @@ inline double loud_key_error(const Problem& p, const Int8Head& head, double quer
     return 0.41 * 0.25 * std::sqrt(2.0) * std::abs(p.scale) * largest * query_length;
 }
 
-//! [sample]
 /// \brief Whether the relative L2 error of `p.out` in some query head is likely above `limit`.
 inline bool exceeds(const Problem& p, const Int8Head& head, double limit, std::byte* memory) {
     const std::size_t out_bytes =
@@ -113,6 +112,5 @@ inline bool exceeds(const Problem& p, const Int8Head& head, double limit, std::b
         above |= !(sample_margin * std::sqrt(sums[2 * h]) <= limit * std::sqrt(sums[2 * h + 1]));
     return above;
 }
-//! [sample]
 
 }  // namespace attn

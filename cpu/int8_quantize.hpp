@@ -128,7 +128,6 @@ void mark_used(const Problem& p, Index first, Index keys, float* line, std::uint
     }
 }
 
-//! [measure]
 void measure(const Problem& p, const Int8Head& head, Index block, float* memory) {
     const QuantizeScratch scratch(p, memory);
     const Index first = block * int8_block;
@@ -167,7 +166,6 @@ void average(const Problem& p, const Int8Head& head) {
     for (Index e = 0; e < p.E; e += width)
         store(head.mean + e, load(head.mean + e) / Lanes(static_cast<float>(tokens)));
 }
-//! [measure]
 
 //! [quantize keys]
 /// \brief Smooths, rotates and rounds the keys first .. end - 1. Keys that are not used are zero.

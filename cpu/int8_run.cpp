@@ -133,7 +133,6 @@ Saturating limit_bytes(const Plan& plan) {
            counted(plan.threads) * Saturating{plan.sample_bytes} + Saturating{plan.exact_bytes};
 }
 
-//! [limit]
 /// Computes the heads whose error is above the limit once more, by the tier `simd`.
 template <class IntegersOf>
 void keep_limit(const Problem& p, const Plan& plan, IntegersOf&& integers_of, std::byte* memory) {
@@ -155,7 +154,6 @@ void keep_limit(const Problem& p, const Plan& plan, IntegersOf&& integers_of, st
         tier_simd.run(one);
     }
 }
-//! [limit]
 
 /// Rows of a task, one bit each, in floating point.
 void run_rows(const Problem& p, const SimdTask& task, std::uint64_t rows, std::byte* memory) {
@@ -178,7 +176,6 @@ std::size_t int8_scratch_bytes(const Problem& p, Int8Values values) {
         .count;
 }
 
-//! [run]
 void int8_run(const Problem& p, Int8Values values) {
     const Int8Kernels& kernel = kernels(p);
     const Plan plan = make_plan(p, values, kernel);
@@ -240,7 +237,6 @@ void int8_run(const Problem& p, Int8Values values) {
         keep_limit(p, plan, integers_of,
                    threads_memory + counted(plan.threads).count * plan.thread_bytes.count);
 }
-//! [run]
 
 std::string int8_variant(const Problem& p) {
     const std::string isa = name_of(current_dot_isa());

@@ -75,7 +75,6 @@ bool quantize_query(const Problem& p, const SimdTask& task, const RowMap& map, I
     return integers;
 }
 
-//! [queries]
 /// \brief Quantizes and transposes the queries; lanes without a row hold zeros. Returns a bit for
 ///        each row that has no integers.
 std::uint64_t quantize_queries(const Problem& p, const SimdTask& task, const RowMap& map,
@@ -106,7 +105,6 @@ std::uint64_t quantize_queries(const Problem& p, const SimdTask& task, const Row
     }
     return without;
 }
-//! [queries]
 
 /// \brief Whether row r of the tile may see key j.
 bool sees(const Problem& p, const RowMap& map, Index r, Index j) {
@@ -170,7 +168,6 @@ void score_panel_integers(const Problem& p, const Int8Scratch& scratch, const Qu
     }
 }
 
-//! [float values]
 /// \brief All tiles of keys: integer scores, then weights and values as in the tier `simd`.
 void visit_float_values(const Problem& p, const SimdTask& task, const RowMap& map,
                         const Int8Head& head, const Int8Scratch& scratch, bool careful) {
@@ -196,7 +193,6 @@ void visit_float_values(const Problem& p, const SimdTask& task, const RowMap& ma
             });
     }
 }
-//! [float values]
 
 /// \brief All a panel does with one block of keys: scores, weights and values in integers.
 template <int Vectors>

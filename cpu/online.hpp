@@ -76,11 +76,9 @@ void online_row(const Problem& p, Index b, Index h, Index i, OnlineScratch<Compu
         //! [fold]
     }
 
-    //! [finish]
     const auto out = as<T, 4>(p.out);  // (B, Hq, L, Ev)
     for (Index e = 0; e < p.Ev; ++e) out(b, h, i, e) = T(scratch.sum[e] * row.normalizer());
     if (!p.logsumexp.absent()) as<Real, 3>(p.logsumexp)(b, h, i) = row.logsumexp();
-    //! [finish]
 }
 
 }  // namespace attn

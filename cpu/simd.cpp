@@ -79,7 +79,6 @@ void share(Index tasks, const SimdPlan& plan, float* memory, F&& task) {
     }
 }
 
-//! [run]
 void run(const Problem& p) {
     const SimdKernels& kernel = kernels(p);
     const SimdPlan plan = make_plan(p, kernel);
@@ -157,7 +156,6 @@ void run(const Problem& p) {
         });
     }
 }
-//! [run]
 
 std::string variant(const Problem& p) {
     const SimdPlan plan = make_plan(p, kernels(p));

@@ -63,7 +63,6 @@ enum class Products {
     four,   ///< all
 };
 
-//! [product]
 /// \brief c += a b for 16 x Rows rows and 16 x Columns columns, Rows and Columns 1 or 2. The
 ///        order of the products lets 8 or 10 loads of tiles serve 12 or 16 multiplications.
 /// \param a  (planes, 16 * Rows, depth * steps)
@@ -133,7 +132,6 @@ void multiply(Planes a, Index rows, Planes b, Index lanes, Index steps, float* c
                 multiply_tiles<products, 1, 1>(a_at, b_at, steps, c_at, c_row, accumulate);
         }
 }
-//! [product]
 
 }  // namespace
 }  // namespace attn::ATTN_ISA

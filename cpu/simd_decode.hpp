@@ -103,7 +103,6 @@ void place(const TensorView& from, const SimdTask& task, Index first, Index keys
     stride = columns;
 }
 
-//! [decode]
 /// \brief Streams the task's keys and values once for all its rows; leaves the rows' state in
 ///        `scratch.state`.
 template <class Element>
@@ -131,7 +130,6 @@ void stream_keys(const Problem& p, const SimdTask& task, const RowMap& map,
         });
     }
 }
-//! [decode]
 
 void load_rows(const Problem& p, const SimdTask& task, const RowMap& map,
                const RowScratch& scratch) {

@@ -9,7 +9,6 @@
 namespace attn::ATTN_ISA {
 namespace {
 
-//! [score]
 /// \brief Scores of `Group` rows against four keys at a time: a register of a key serves all rows.
 /// \param score  (Group, tile_keys)
 template <class Element, int Group>
@@ -44,7 +43,6 @@ void score_rows(const float* query, Index query_stride, const typename Element::
                 sums(c[g][0], c[g][1], c[g][2], c[g][3]);
     }
 }
-//! [score]
 
 /// \brief out = out * shrink + weights V for `Group` rows and `Count` registers of Ev.
 /// \param weight  (Group, tile_keys)

@@ -66,7 +66,6 @@ int make_blocks(const Problem& p, const SimdTask& task, const AmxScratch<Count>&
     return count;
 }
 
-//! [loop]
 /// \brief Visits the tiles of keys as visit_keys does, with several tiles of queries side by side.
 template <int Count>
 void visit_keys_amx(const Problem& p, const SimdTask& task, const AmxScratch<Count>& scratch,
@@ -115,7 +114,6 @@ void visit_keys_amx(const Problem& p, const SimdTask& task, const AmxScratch<Cou
     for (int n = 0; n < count; ++n)  // scaled scores from here on
         for (Index i = 0; i < blocks[n].lanes; ++i) blocks[n].tile.max[i] *= unit.unit;
 }
-//! [loop]
 
 template <int Count>
 void attend_tile_amx(const Problem& p, const SimdTask& task, float* memory) {

@@ -99,7 +99,6 @@ Cover cover_of_booleans(const RowMap& map, Index first) {
     return !has_bits(any) ? Cover::none : !has_bits(least == 0) ? Cover::all : Cover::mixed;
 }
 
-//! [classify]
 /// \brief Reads the causal rule and a boolean mask for keys first .. first + keys - 1.
 /// \param word  for a mixed tile: one word per row, one bit per key
 /// \param known  Cover::mixed: so it was for another head
@@ -133,7 +132,6 @@ Cover read_bits(const Problem& p, const RowMap& map, Index first, Index keys,
     }
     return any == 0 ? Cover::none : every == full ? Cover::all : Cover::mixed;
 }
-//! [classify]
 
 /// \brief One word per row, one bit per key, becomes one word per key, one bit per lane. Lanes
 ///        without a row see all keys.

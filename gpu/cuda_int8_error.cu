@@ -33,7 +33,6 @@ __device__ inline Real warp_sum(Real x) {
     return x;
 }
 
-//! [sample]
 /// One block per (head, sampled row): its warps take turns at the keys, then merge.
 template <class T>
 __global__ void __launch_bounds__(32 * warps)
@@ -100,7 +99,6 @@ __global__ void __launch_bounds__(32 * warps)
     error = warp_sum(error), size = warp_sum(size), query_size = warp_sum(query_size);
     if (lane == 0) samples[index] = {error, size, query_size};
 }
-//! [sample]
 
 /// One warp per query head: the samples, and the loudest of its keys.
 __global__ void __launch_bounds__(32)

@@ -74,7 +74,6 @@ __device__ inline void repair_rows(const Int8Problem& p, Index first_block) {
     }
 }
 
-//! [kernel]
 template <class Shape, Masking masking, class MaskElement>
 __global__ void __launch_bounds__(Shape::threads, 2)
     int8_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
@@ -191,7 +190,6 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         j = next;
         toggle ^= 1;
     }
-    //! [kernel]
 
     // ---- out = sum of weighted values / sum of weights, through the tiles that have been read
     const Place<Shape> end(p, first_block);
@@ -211,7 +209,6 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     mark_again<Shape>(p, first_block, finite);
 }
 
-//! [second pass]
 /// \brief A marked block's work once more, with values that are not finite read as 0: see
 ///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
 ///        their bits, but masks are read where they lie and nothing overlaps. Then the rows that
@@ -296,6 +293,5 @@ __global__ void __launch_bounds__(Shape::threads)
     for_marked<Shape::threads>(
         p.again, blocks, [&](Index block) { int8_again<Shape, natural>(p, block - blockIdx.x); });
 }
-//! [second pass]
 
 }  // namespace attn::gpu

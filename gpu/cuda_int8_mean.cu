@@ -8,7 +8,6 @@
 namespace attn::gpu {
 namespace {
 
-//! [mean]
 /// One block per head, one warp per block of keys that counts. With few registers: the next kernel
 /// begins beside it.
 template <int HeadDim>
@@ -38,7 +37,6 @@ __global__ void __launch_bounds__(32 * smoothing_samples, HeadDim == 64    ? 4
         p.keys.mean[n * HeadDim + e] = mean_of(sums + e, HeadDim, found, samples);
     if (threadIdx.x == 0) p.keys.floating[n] = false;  // until the next kernel finds one
 }
-//! [mean]
 
 template <int HeadDim>
 void launch_head_dim(const Int8Problem& p, bool bits, cudaStream_t stream) {

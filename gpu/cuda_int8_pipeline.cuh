@@ -161,7 +161,6 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& 
         p.value_stride.head == 0 ? 0 : static_cast<int>(problem.key_head(place.h));
     const int value_batch = p.value_stride.batch == 0 ? 0 : static_cast<int>(place.b);
     const int tiles = tiles_up_to<Shape>(problem, place.first_row + Shape::rows - 1);
-    //! [copier]
     for (int j = 0; j < tiles; ++j) {
         TileLabel label{j, 0};
         if constexpr (masked) label = label_of<Shape>(p, classes, problem.L - place.first_row, j);
@@ -186,7 +185,6 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& 
                 barriers.value_full(stage));
         turn.next();
     }
-    //! [copier]
     if constexpr (masked) {
         barrier_wait(barriers.key_empty(turn.stage), turn.parity ^ 1);
         labels[turn.stage].tile = -1;

@@ -88,7 +88,6 @@ __device__ void write_found(const Int8Problem& p, const RoundTask& task, const K
 template <int HeadDim>
 constexpr int round_blocks = HeadDim == 64 ? 8 : 5;
 
-//! [round]
 /// One block per 64 rows of a head.
 template <class T, int HeadDim>
 __global__ void __launch_bounds__(threads, round_blocks<HeadDim>)
@@ -158,7 +157,6 @@ __global__ void __launch_bounds__(threads, round_blocks<HeadDim>)
         reinterpret_cast<uint4*>(to)[n] = reinterpret_cast<const uint4*>(tile)[n];
     wait_for_last_kernel();  // the next kernel asks only for the end of this one
 }
-//! [round]
 
 template <class T, int HeadDim>
 void launch_whole(const Int8Problem& p, const RoundTask& task, cudaStream_t stream) {

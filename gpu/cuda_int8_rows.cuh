@@ -332,7 +332,6 @@ __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index fir
         for (int n = 0; n < batch; ++n) {
             const int j =
                 base + n * at_once + warp * rows_of_warp(HeadDim) + lane_row(lane, HeadDim);
-            //! [smooth, rotate, round]
             const bool integers = quantizable(row_magnitude<HeadDim>(x[n]));
             if (first == 0) has_integers[j] = integers;
 #pragma unroll
@@ -344,7 +343,6 @@ __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index fir
             const Quantizer quantizer(row_magnitude<HeadDim>(x[n]));
             *tile(j, first / lane_channels) = sixteen_bytes(quantizer, x[n]);
             if (first == 0) scale[j] = quantizer.scale;
-            //! [smooth, rotate, round]
         }
     }
 }

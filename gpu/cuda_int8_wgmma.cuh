@@ -273,7 +273,6 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         fewer_registers<Shape::copier_registers>();
         if (threadIdx.x != Shape::consumers) return;
         Turn<Shape::stages> turn;
-        //! [wgmma blocks]
         const auto take = [&] { return static_cast<Index>(atomicAdd(p.next_block, 1ull)); };
         for (Index block = take(), next; block < blocks; block = next, parity ^= 1) {
             next = take();
@@ -284,7 +283,6 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         barrier_wait(barriers.query_empty(), parity ^ 1);
         task[parity].block = -1;
         barrier_arrive(barriers.query_full());
-        //! [wgmma blocks]
         return;
     }
     more_registers<Shape::consumer_registers>();

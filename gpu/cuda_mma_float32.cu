@@ -140,7 +140,6 @@ __device__ void weigh_and_add(Rows& rows, const typename Rows::Scores& score, fl
     }
 }
 
-//! [kernel]
 /// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
 /// \return whether this thread's results are all finite
 template <class Shape, bool masked, bool second>
@@ -228,7 +227,6 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
         copy_async_wait<0>();
         __syncthreads();  // tile j + 1 has arrived, tile j's stage is free
     }
-    //! [kernel]
 
     return write_float32_rows<Shape, second>(rows, problem, b, h, warp_row, unit);
 }

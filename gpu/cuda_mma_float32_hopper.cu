@@ -154,7 +154,6 @@ __device__ __forceinline__ void add_values(Rows& rows,
     }
 }
 
-//! [hopper kernel]
 /// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
 /// \return whether this thread's results are all finite
 template <class Shape, bool masked, bool second>
@@ -249,7 +248,6 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
         if (j < group_tiles) add_values<Shape>(rows, weights, value);
         if (lane == 0) barrier_arrive(value_empty);
     }
-    //! [hopper kernel]
     return write_float32_rows<Shape, second>(rows, problem, b, h, warp_row, unit);
 }
 

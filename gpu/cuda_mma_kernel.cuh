@@ -30,7 +30,6 @@ __device__ inline float unit_of(const MmaProblem& p) {
     return p.unit;
 }
 
-//! [kernel]
 template <class Shape, Masking masking, class MaskElement>
 __global__ void __launch_bounds__(Shape::threads, 2)
     mma_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
@@ -146,7 +145,6 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         j = next;
         toggle ^= 1;
     }
-    //! [kernel]
 
     // ---- out = sum of weighted values / sum of weights, through the warp's part of the query
     // tile
@@ -161,7 +159,6 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     }
 }
 
-//! [second pass]
 /// \brief The block's work once more, with values that are not finite read as 0: see
 ///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
 ///        their bits, but masks are read where they lie and nothing overlaps. A kernel of its
@@ -239,6 +236,5 @@ __global__ void __launch_bounds__(Shape::threads)
     for_marked<Shape::threads>(p.again, blocks,
                                [&](Index block) { replay<Shape, Natural>(p, block - blockIdx.x); });
 }
-//! [second pass]
 
 }  // namespace attn::gpu

@@ -32,7 +32,6 @@ __device__ Index thread_index(Index first_block) {
     return (first_block + blockIdx.x) * threads_per_block + threadIdx.x;
 }
 
-//! [kernels]
 /// \brief score (B, Hq, L, S): one thread per element.
 template <class T>
 __global__ void scores(const Problem p, Compute<T>* score, Index first_block) {
@@ -98,7 +97,6 @@ __global__ void mix(const Problem p, const Compute<T>* probability, Index first_
     as<T, 4>(p.out)(b, h, i, e) = T(Compute<T>(mean));
     //! [mix]
 }
-//! [kernels]
 
 /// Bytes of the score matrix, (B, Hq, L, S).
 std::size_t workspace_bytes(const Problem& p) {

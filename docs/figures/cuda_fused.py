@@ -6,18 +6,18 @@ import matplotlib.pyplot as plt
 from figures import GREY, save
 
 ZH = {"as it lies: row * 32 + 4 * piece\n{} turns": "照原样：行 * 32 + 4 * 段\n{} 轮",
-      "as gpu/cuda_fused.cu places it\n{} turn": "gpu/cuda_fused.cu 的放法\n{} 轮",
+      "as gpu/cuda_fused_tile.cuh places it\n{} turn": "gpu/cuda_fused_tile.cuh 的放法\n{} 轮",
       "bank": "存储体", "lanes that read from it": "读它的线程数"}
 
 
 def draw(folder, root, facts):
-    source = (root / "gpu/cuda_fused.cu").read_text()
+    source = (root / "gpu/cuda_fused_tile.cuh").read_text()
     formula = re.search(r"swizzle\(int row, int piece\) \{\s+return (.*?);", source)[1]
-    swizzle = compile(formula.replace("/", "//"), "cuda_fused.cu", "eval")
+    swizzle = compile(formula.replace("/", "//"), "cuda_fused_tile.cuh", "eval")
     figure, both = plt.subplots(1, 2, figsize=(7.2, 3.0), sharey=True)
     for axes, title, place in (
             (both[0], "as it lies: row * 32 + 4 * piece", lambda row, piece: row * 32 + 4 * piece),
-            (both[1], "as gpu/cuda_fused.cu places it",
+            (both[1], "as gpu/cuda_fused_tile.cuh places it",
              lambda row, piece: eval(swizzle, {"row": row, "piece": piece, "Turns": 8}))):
         wanted = {}
         for lane in range(8):  # a lane reads piece 0 of row `lane`, four floats
