@@ -148,7 +148,8 @@ struct WarpRows {
     bool far;              // some row of the warp `is_far`
 
     static constexpr float log2_e = 1.44269504f, ln_2 = 0.69314718f;
-    static constexpr float far_max = 1024;  // rounded by up to 2^-14: less than weights in 16 bits
+    /// Up to it, max * unit is rounded by at most 2^-14: the maximum's weight is still 1 in 16 bits.
+    static constexpr float far_max = 1024;
     /// More elements of `out` leave no registers for it.
     static constexpr bool one_step = MT * HD <= 128;
     /// Maximum of a row that has seen no key: no score is lower, and -inf less this is still -inf.
@@ -255,15 +256,11 @@ struct WarpRows {
     static __device__ float weight(float score, float unit, float max) {
         return exp2_fast((score - max) * unit);
     }
+    /// \brief Is the maximum of the lane's row (m, half) too far from 0 for one `fma`?
     __device__ bool is_far(float unit, int m, int half) const {
         return !(fabsf(max[m][half] * unit) <= far_max);
     }
-    /// \brief The same after `approach`, of the lane's row (m, half).
-    __device__ float weight(float score, float unit, int m, int half) const {
-        if constexpr (!one_step) return weight(score, unit, max[m][half]);
-        return exp2_fast(fmaf(score, unit, is_far(unit, m, half) ? 0.0f : -(max[m][half] * unit)));
-    }
-    /// \brief Takes far maxima from a tile's scores.
+    /// \brief Takes far maxima from a tile's scores, see `weight`.
     template <class Unit>
     __device__ void approach(Scores& score, const Unit& unit) const {
         if (!one_step || !far) return;
@@ -280,8 +277,14 @@ struct WarpRows {
             }
     }
 
-    /// \brief Scores become weights; their sum is of the unrounded ones.
     //! [weigh]
+    /// \brief 2^(score - max) of the lane's row (m, half); a far maximum has been taken from the score.
+    __device__ float weight(float score, float unit, int m, int half) const {
+        if constexpr (!one_step) return weight(score, unit, max[m][half]);
+        return exp2_fast(fmaf(score, unit, is_far(unit, m, half) ? 0.0f : -(max[m][half] * unit)));
+    }
+
+    /// \brief Scores become weights; their sum is of the unrounded ones.
     template <class Unit>
     __device__ void weigh(Scores& score, const Unit& unit, Weights& weights) {
         approach(score, unit);
