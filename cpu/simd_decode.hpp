@@ -46,7 +46,8 @@ struct RowTile {
     const typename Element::Memory* value;
     Index key_stride, value_stride;
     Index keys;
-    std::uint64_t allowed[64];  ///< one word per row
+    const typename Element::Memory* next_key;  ///< of the next tile; null: there is none
+    std::uint64_t allowed[64];                 ///< one word per row
 };
 
 /// \brief `Group` rows against one tile of keys.
@@ -57,9 +58,11 @@ void visit_rows(const Problem& p, const SimdTask& task, const RowMap& map,
     const Index stride = simd_partial_stride(p.Ev);
     float* const weight = scratch.weight + first_row * simd_tile_keys;  // (Group, tile_keys)
     float* const state = scratch.state + first_row * stride;            // (Group, stride)
+    using Next = RowsNext<Element>;
+    const bool first = first_row == 0;  // the first rows fetch for all
     score_rows<Element, Group>(scratch.query + first_row * scratch.query_stride,
                                scratch.query_stride, tile.key, tile.key_stride, tile.keys, p.E,
-                               weight);
+                               first ? Next{tile.value, tile.value_stride} : Next{}, weight);
     float shrink[Group];
     for (int g = 0; g < Group; ++g) {
         const Index r = first_row + g;
@@ -74,14 +77,18 @@ void visit_rows(const Problem& p, const SimdTask& task, const RowMap& map,
     }
     float* const out = state + simd_partial_header;
     const Index whole = p.Ev / width;
-    for_register_tiles<value_registers(Group)>(whole, [&]<int Count>(Rows<Count>, Index first) {
-        sum_rows<Element, Group, Count>(weight, tile.value + first * width, tile.value_stride,
-                                        tile.keys, 0, shrink, out + first * width, stride, careful);
+    for_register_tiles<value_registers(Group)>(whole, [&]<int Count>(Rows<Count>, Index column) {
+        sum_rows<Element, Group, Count>(weight, tile.value + column * width, tile.value_stride,
+                                        tile.keys, 0, shrink,
+                                        first && tile.next_key != nullptr
+                                            ? Next{tile.next_key + column * width, tile.key_stride}
+                                            : Next{},
+                                        out + column * width, stride, careful);
     });
     if (p.Ev % width != 0)
         sum_rows<Element, Group, 1>(weight, tile.value + whole * width, tile.value_stride,
-                                    tile.keys, p.Ev % width, shrink, out + whole * width, stride,
-                                    careful);
+                                    tile.keys, p.Ev % width, shrink, Next{}, out + whole * width,
+                                    stride, careful);
 }
 
 /// \brief Where a tile's rows of keys or values lie: in place, or copied if their elements are not
@@ -125,6 +132,9 @@ void stream_keys(const Problem& p, const SimdTask& task, const RowMap& map,
         place<Element>(p.key, task, first, tile.keys, p.E, scratch.key, tile.key, tile.key_stride);
         place<Element>(p.value, task, first, tile.keys, p.Ev, scratch.value, tile.value,
                        tile.value_stride);
+        tile.next_key = p.key.stride[3] == 1 && first + simd_tile_keys < end
+                            ? tile.key + simd_tile_keys * tile.key_stride
+                            : nullptr;
         for_register_tiles<4>(map.rows, [&]<int Group>(Rows<Group>, Index first_row) {
             visit_rows<Element, Group>(p, task, map, scratch, first_row, first, tile, careful);
         });

@@ -9,11 +9,28 @@
 namespace attn::ATTN_ISA {
 namespace {
 
+/// \brief Rows that come next: values of a tile during its scores, keys of the next tile during its
+///        sums. Each load of a register has a prefetch beside it, one tile ahead: as many bytes are
+///        on their way as are used, and no burst of prefetches holds up the loads.
+template <class Element>
+struct RowsNext {
+    const typename Element::Memory* data = nullptr;  // null: none
+    Index stride = 0;
+
+    /// \brief What lies around element e of row j. (It need not exist: a prefetch reads nothing.)
+    void fetch(Index j, Index e) const {
+        if (data != nullptr) __builtin_prefetch(data + j * stride + e, 0, 2);
+    }
+};
+
 /// \brief Scores of `Group` rows against four keys at a time: a register of a key serves all rows.
+///        Key after key, as they lie in memory, so that a processor that guesses what is read next
+///        guesses right.
 /// \param score  (Group, tile_keys)
 template <class Element, int Group>
 void score_rows(const float* query, Index query_stride, const typename Element::Memory* key,
-                Index key_stride, Index keys, Index E, float* score) {
+                Index key_stride, Index keys, Index E, const RowsNext<Element>& next,
+                float* score) {
     const Index whole = E / width * width;
     for (Index j = 0; j < keys; j += 4) {
         // In the last step the last key stands in for those that do not exist.
@@ -21,14 +38,15 @@ void score_rows(const float* query, Index query_stride, const typename Element::
         for (Index n = 0; n < 4; ++n) row[n] = key + (j + n < keys ? j + n : keys - 1) * key_stride;
         Lanes c[Group][4];
         for_each_register(c, [&](int, int, Lanes& x) { x = Lanes(0.0f); });
-        for (Index e = 0; e < whole; e += width) {
-            Lanes k[4];
 #pragma GCC unroll 4
-            for (int n = 0; n < 4; ++n) k[n] = Element::load(row[n] + e);
-            for_each_register(c, [&](int g, int n, Lanes& x) {
-                x = fma(load(query + g * query_stride + e), k[n], x);
-            });
-        }
+        for (int n = 0; n < 4; ++n)
+            for (Index e = 0; e < whole; e += width) {
+                const Lanes k = Element::load(row[n] + e);
+                next.fetch(j + n, e);
+#pragma GCC unroll 4
+                for (int g = 0; g < Group; ++g)
+                    c[g][n] = fma(load(query + g * query_stride + e), k, c[g][n]);
+            }
         if (whole < E) {
             Lanes k[4];
 #pragma GCC unroll 4
@@ -48,8 +66,8 @@ void score_rows(const float* query, Index query_stride, const typename Element::
 /// \param weight  (Group, tile_keys)
 template <class Element, int Group, int Count>
 void sum_rows(const float* weight, const typename Element::Memory* value, Index value_stride,
-              Index keys, Index part, const float* shrink, float* out, Index out_stride,
-              bool careful) {
+              Index keys, Index part, const float* shrink, const RowsNext<Element>& next,
+              float* out, Index out_stride, bool careful) {
     Lanes c[Group][Count];
     for_each_register(c, [&](int g, int n, Lanes& x) {
         x = load(out + g * out_stride + n * width) * Lanes(shrink[g]);
@@ -58,7 +76,10 @@ void sum_rows(const float* weight, const typename Element::Memory* value, Index 
         Lanes v[Count];
         if (part == 0) {
 #pragma GCC unroll 16
-            for (int n = 0; n < Count; ++n) v[n] = Element::load(value + n * width);
+            for (int n = 0; n < Count; ++n) {
+                v[n] = Element::load(value + n * width);
+                next.fetch(j, n * width);
+            }
         } else {
             v[0] = load_part<Element>(value, part);  // Count is 1 here
         }
