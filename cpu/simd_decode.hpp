@@ -58,7 +58,7 @@ void visit_rows(const Problem& p, const SimdTask& task, const RowMap& map,
     const Index stride = simd_partial_stride(p.Ev);
     float* const weight = scratch.weight + first_row * simd_tile_keys;  // (Group, tile_keys)
     float* const state = scratch.state + first_row * stride;            // (Group, stride)
-    using Next = RowsNext<Element>;
+    using Next = RowsNext<Element, Group>;
     const bool first = first_row == 0;  // the first rows fetch for all
     score_rows<Element, Group>(scratch.query + first_row * scratch.query_stride,
                                scratch.query_stride, tile.key, tile.key_stride, tile.keys, p.E,

@@ -9,17 +9,22 @@
 namespace attn::ATTN_ISA {
 namespace {
 
-/// \brief Rows that come next: values of a tile during its scores, keys of the next tile during its
-///        sums. Each load of a register has a prefetch beside it, one tile ahead: as many bytes are
-///        on their way as are used, and no burst of prefetches holds up the loads.
-template <class Element>
+/// \brief Rows that come next, to be fetched beside the loads of a tile: its values during its scores,
+///        the next tile's keys during its sums. One row (`Group` = 1) needs its loads so fast that the
+///        processor's own prefetches follow, and each of ours is a load less: one line in four. More
+///        rows need each line for longer; then every line is asked for, but none twice.
+template <class Element, int Group>
 struct RowsNext {
-    const typename Element::Memory* data = nullptr;  // null: none
+    using Memory = typename Element::Memory;
+    static constexpr Index line = 64 / static_cast<Index>(sizeof(Memory));
+    static constexpr Index step = (line > width ? line : width) * (Group == 1 ? 4 : 1);
+
+    const Memory* data = nullptr;  // null: none
     Index stride = 0;
 
-    /// \brief What lies around element e of row j. (It need not exist: a prefetch reads nothing.)
+    /// \brief At the load of element e of row j. (The row need not exist: a prefetch reads nothing.)
     void fetch(Index j, Index e) const {
-        if (data != nullptr) __builtin_prefetch(data + j * stride + e, 0, 2);
+        if (e % step == 0 && data != nullptr) __builtin_prefetch(data + j * stride + e, 0, 2);
     }
 };
 
@@ -29,7 +34,7 @@ struct RowsNext {
 /// \param score  (Group, tile_keys)
 template <class Element, int Group>
 void score_rows(const float* query, Index query_stride, const typename Element::Memory* key,
-                Index key_stride, Index keys, Index E, const RowsNext<Element>& next,
+                Index key_stride, Index keys, Index E, const RowsNext<Element, Group>& next,
                 float* score) {
     const Index whole = E / width * width;
     for (Index j = 0; j < keys; j += 4) {
@@ -66,7 +71,7 @@ void score_rows(const float* query, Index query_stride, const typename Element::
 /// \param weight  (Group, tile_keys)
 template <class Element, int Group, int Count>
 void sum_rows(const float* weight, const typename Element::Memory* value, Index value_stride,
-              Index keys, Index part, const float* shrink, const RowsNext<Element>& next,
+              Index keys, Index part, const float* shrink, const RowsNext<Element, Group>& next,
               float* out, Index out_stride, bool careful) {
     Lanes c[Group][Count];
     for_each_register(c, [&](int g, int n, Lanes& x) {
