@@ -332,8 +332,7 @@ TEST_CASE("every tier follows a mask over tens of thousands of keys") {
     // More than 512 tiles of 64 keys, few of them visible: what a tier remembers of tiles that lie
     // ahead, it must forget in time.
     const Sizes s{1, 2, 2, 70, small_scale() ? 3000 : 36000, 16, 8};
-    for (const Tier* tier : tiers_under_test())
-        SUBCASE(subcase(tier, "boolean").c_str()) {
+    for (const Tier* tier : tiers_under_test()) SUBCASE(subcase(tier, "boolean").c_str()) {
             const Qkv x = generate("gauss", s, 41, DType::float16);
             Tensor mask({s.L, s.S}, DType::boolean);
             for (Index n = 0; n < mask.size(); ++n) {
