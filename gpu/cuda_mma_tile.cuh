@@ -263,18 +263,20 @@ struct WarpRows {
     /// \brief Takes far maxima from a tile's scores, see `weight`.
     template <class Unit>
     __device__ void approach(Scores& score, const Unit& unit) const {
-        if (!one_step || !far) return;
+        if constexpr (one_step) {
+            if (!far) return;
 #pragma unroll
-        for (int m = 0; m < MT; ++m)
+            for (int m = 0; m < MT; ++m)
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                if (!is_far(of_row(unit, m, half), m, half)) continue;
+                for (int half = 0; half < 2; ++half) {
+                    if (!is_far(of_row(unit, m, half), m, half)) continue;
 #pragma unroll
-                for (int n = 0; n < NS; ++n) {
-                    score[m][n][2 * half] -= max[m][half];
-                    score[m][n][2 * half + 1] -= max[m][half];
+                    for (int n = 0; n < NS; ++n) {
+                        score[m][n][2 * half] -= max[m][half];
+                        score[m][n][2 * half + 1] -= max[m][half];
+                    }
                 }
-            }
+        }
     }
 
     //! [weigh]
