@@ -42,7 +42,7 @@ GPU = [("small", "small L=128 E=128 bfloat16", "default"),
 def table(name):
     words, measured = WORDS[name], records.load(ROOT / "docs/measured")
     cpu = next(r for r in measured.rivals
-               if {case for _, case, _ in CPU} <= {row["case"] for row in r.rows})
+               if {job[1:] for job in CPU} <= {(row["case"], row["threads"]) for row in r.rows})
     gpu = next(r for r in measured if {case for _, case, _ in GPU} <= {row["case"] for row in r.rows})
     lines = [words["head"], "|---|---|---|---|"]
     for problem, case, threads in CPU:
