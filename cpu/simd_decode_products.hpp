@@ -11,15 +11,15 @@ namespace {
 
 /// \brief Rows that come next, to be fetched beside the loads of a tile: its values during its scores,
 ///        the next tile's keys during its sums. One row (`Group` = 1) needs its loads so fast that the
-///        processor's own prefetches follow, and each of ours is a load less: one line in four. More
-///        rows need each line for longer; then every line is asked for, but none twice.
+///        processor's own prefetches follow, and each of ours is a load less: one line in four. The
+///        products of more rows hold the loads back; then every line is asked for, but none twice.
 template <class Element, int Group>
 struct RowsNext {
     using Memory = typename Element::Memory;
     static constexpr Index line = 64 / static_cast<Index>(sizeof(Memory));
     static constexpr Index step = (line > width ? line : width) * (Group == 1 ? 4 : 1);
 
-    const Memory* data = nullptr;  // null: none
+    const Memory* data = nullptr;  // (rows, stride), from the columns on that are used; null: none
     Index stride = 0;
 
     /// \brief At the load of element e of row j. (The row need not exist: a prefetch reads nothing.)
