@@ -25,9 +25,9 @@ struct RoundTask {
 struct QueryRows {
     Index b, h, first, of_all;
     __device__ QueryRows(const Int8Problem& p, Index block) {
-        const Index blocks = p.queries.rows / rows_at_once, head = block / blocks;
-        b = head / p.problem.Hq, h = head % p.problem.Hq;
-        first = block % blocks * rows_at_once;
+        const Index blocks = p.queries.rows / rows_at_once, head = divided(block, blocks);
+        b = divided(head, p.problem.Hq), h = head - b * p.problem.Hq;
+        first = (block - head * blocks) * rows_at_once;
         of_all = block * rows_at_once;
     }
 };
@@ -36,9 +36,9 @@ struct KeyRows {
     KeyHead head;
     Index first, of_all;
     __device__ KeyRows(const Int8Problem& p, Index block)
-        : n(block / p.keys.blocks),
+        : n(divided(block, p.keys.blocks)),
           head(p, n),
-          first(block % p.keys.blocks * rows_at_once),
+          first((block - n * p.keys.blocks) * rows_at_once),
           of_all(block * rows_at_once) {}
 };
 

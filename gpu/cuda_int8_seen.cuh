@@ -36,12 +36,22 @@ __device__ inline std::uint64_t seen_keys(const Problem& p, Index b, Index h, In
     return seen;
 }
 
-/// \brief Batch, first query head and key head of head n of the integers.
+/// \brief a / b where both are numbers of rows or heads: 64 rows of integers take 4 KB, so that 32 bits
+///        can count all that any memory holds, and divide in far fewer instructions than 64.
+__device__ inline unsigned divided(Index a, Index b) {
+    return static_cast<unsigned>(a) / static_cast<unsigned>(b);
+}
+
+/// \brief Which head of keys is head n of the integers, see `Int8Keys`.
 struct KeyHead {
-    Index b, h, hk;
-    __device__ KeyHead(const Int8Problem& p, Index n)
-        : b(n / p.keys.heads), h(n % p.keys.heads * (p.problem.Hq / p.keys.heads)) {
-        hk = p.problem.key_head(h);
+    unsigned b, own, hk;  ///< own: among the heads of integers of batch b
+    __device__ KeyHead(const Int8Problem& p, Index n) : b(divided(n, p.keys.heads)) {
+        own = static_cast<unsigned>(n - b * p.keys.heads);
+        hk = p.keys.heads == p.problem.H ? own : divided(own, p.problem.Hq / p.problem.H);
+    }
+    /// \brief The first of the query heads that it is for.
+    __device__ Index query_head(const Int8Problem& p) const {
+        return own * (p.problem.Hq / p.keys.heads);
     }
 };
 
@@ -88,8 +98,8 @@ __device__ inline std::uint64_t seen_in_bits(const Int8Problem& p, Index b, Inde
 /// \brief Those of the keys 64 block .. + 63 that some query may see. The work of a whole warp.
 __device__ inline std::uint64_t seen_of(const Int8Problem& p, const KeyHead& head, Index block,
                                         bool bits) {
-    return bits ? seen_in_bits(p, head.b, head.h, block)
-                : seen_keys(p.problem, head.b, head.h, block);
+    const Index h = head.query_head(p);
+    return bits ? seen_in_bits(p, head.b, h, block) : seen_keys(p.problem, head.b, h, block);
 }
 
 }  // namespace attn::gpu

@@ -64,6 +64,23 @@ struct Largest<float> {
     __device__ float value() const { return most + check; }
 };
 
+/// \brief The elements of 16 bytes as floats.
+template <class T>
+__device__ inline void to_floats(const uint4& raw, float* x) {
+    if constexpr (std::is_same_v<T, bfloat16>) {  // the upper halves of floats: one operation each
+        const std::uint32_t pair[] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            x[2 * i] = __uint_as_float(pair[i] << 16);
+            x[2 * i + 1] = __uint_as_float(pair[i] & 0xffff0000u);
+        }
+    } else {
+        const T* element = reinterpret_cast<const T*>(&raw);
+#pragma unroll
+        for (int i = 0; i < 16 / static_cast<int>(sizeof(T)); ++i) x[i] = to_float(element[i]);
+    }
+}
+
 /// \brief Rows of HeadDim elements of T in shared memory, swizzled.
 template <class T, int HeadDim>
 struct StagedRows {
@@ -98,9 +115,7 @@ struct StagedRows {
             const uint4 raw = *reinterpret_cast<const uint4*>(
                 tile + swizzled<row_bytes>(row, half * own + piece));
             largest.add(raw);
-            const T* element = reinterpret_cast<const T*>(&raw);
-#pragma unroll
-            for (int i = 0; i < each; ++i) x[piece * each + i] = to_float(element[i]);
+            to_floats<T>(raw, x + piece * each);
         }
         return largest.value();
     }
