@@ -223,10 +223,13 @@ struct WarpRows {
         for (int m = 0; m < MT; ++m)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                float x = fmaxf(score[m][0][2 * half], score[m][0][2 * half + 1]);
+                float even = score[m][0][2 * half], odd = score[m][0][2 * half + 1];
 #pragma unroll
-                for (int n = 1; n < NS; ++n)
-                    x = fmaxf(x, fmaxf(score[m][n][2 * half], score[m][n][2 * half + 1]));
+                for (int n = 1; n < NS; ++n) {
+                    even = fmaxf(even, score[m][n][2 * half]);
+                    odd = fmaxf(odd, score[m][n][2 * half + 1]);
+                }
+                const float x = fmaxf(even, odd);
                 largest[m][half] = x;
                 grows = grows || (x - max[m][half]) * of_row(unit, m, half) > slack;
             }
@@ -313,13 +316,13 @@ struct WarpRows {
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
-            for (int n = 0; n < NS; ++n)
+            for (int n = 0; n < NS; ++n) {
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    float& s = score[m][n][i];
-                    s = weight(s, of_row(unit, m, i / 2), m, i / 2);
-                    sum[m][i / 2] += s;
-                }
+                for (int i = 0; i < 4; ++i)
+                    score[m][n][i] = weight(score[m][n][i], of_row(unit, m, i / 2), m, i / 2);
+                sum[m][0] += score[m][n][0] + score[m][n][1];
+                sum[m][1] += score[m][n][2] + score[m][n][3];
+            }
     }
 
     /// \brief out += weights V.
