@@ -70,6 +70,7 @@ struct Int8Problem : MmaProblem {
     std::uint8_t* again = nullptr;
     unsigned long long* next_block = nullptr;  ///< of rows that nobody has taken yet
     bool wgmma = false;                        ///< by the kernel of cuda_int8_wgmma.cuh
+    Index heads_in_turn = 1;                   ///< see `block_in_turn`
 
     MappedRows values() const {
         return {problem.dtype == DType::float16 ? DType::float16 : DType::bfloat16,

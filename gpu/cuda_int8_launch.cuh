@@ -34,6 +34,10 @@ void launch_int8_wgmma(Int8Problem p, cudaStream_t stream) {
     p.query_tiles = static_cast<int>(tiles);
     const Index blocks = tiles * p.problem.B * p.problem.Hq;
     const CUtensorMap values = map_rows(p.values(), Shape::Keys);
+    if (p.problem.visible(0) < p.problem.S) {
+        constexpr Index cache = 16 << 20;  // bytes, well below the L2 cache's
+        p.heads_in_turn = cache / (p.keys.blocks * 64 * 3 * HeadDim) + 1;
+    }
     const Index places = multiprocessors();
     launch_early<int8_wgmma_kernel<Shape, masked>>(blocks < places ? blocks : places,
                                                    Shape::all_threads, Shape::shared_bytes, stream,

@@ -14,16 +14,17 @@
 namespace attn::gpu {
 
 /// \brief Sizes of the kernel; `MmaShape` has those of values and the output. Registers decide them.
-///        At HeadDim = 64 a third group of warps pays: the weights take longer than the products,
-///        and two groups leave half of the issue slots empty.
+///        At HeadDim = 64, where the weights take longer than the products, four groups of warps
+///        with small tiles pay: a warp often waits for its own last result, and with fewer warps to
+///        choose from half of the issue slots stay empty.
 template <class T, int HeadDim>
 using Int8WgmmaBase =
-    MmaShape<T, HeadDim, HeadDim == 64 ? 12 : 8, 1, HeadDim == 64 ? 64 : 128, false>;
+    MmaShape<T, HeadDim, HeadDim == 64 ? 16 : 8, 1, HeadDim == 64 ? 64 : 128, false>;
 template <class T, int HeadDim>
 struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     using Base = Int8WgmmaBase<T, HeadDim>;
     // Of a thread: all get as many at the start, then they are dealt out anew.
-    static constexpr int consumer_registers = HeadDim == 64 ? 160 : 232;
+    static constexpr int consumer_registers = HeadDim == 64 ? 112 : 232;
     static constexpr int copier_registers = HeadDim == 64 ? 32 : 40;
     static constexpr int consumers = Base::threads;
     static constexpr int all_threads = consumers + 128;  // four warps more, of which one copies
@@ -33,7 +34,7 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     static constexpr int int8_query_bytes = Base::rows * HeadDim;
     static constexpr int int8_tile_bytes = Base::Keys * HeadDim;
     static constexpr int scale_bytes = Base::Keys * 4;
-    static constexpr int key_at = int8_query_bytes;
+    static constexpr int key_at = 2 * int8_query_bytes;
     static constexpr int value_at = key_at + stages * int8_tile_bytes;
     static constexpr int out_at = value_at + stages * Base::tile_bytes;
     static constexpr int scale_at = out_at + Base::query_bytes;
@@ -49,15 +50,17 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
 template <int stages>
 struct Int8Barriers {
     std::uint32_t base;
-    static constexpr int count = 4 * stages + 2;
+    static constexpr int count = 4 * stages + 4;
     __device__ std::uint32_t key_full(int stage) const { return base + 8 * stage; }
     __device__ std::uint32_t key_empty(int stage) const { return base + 8 * (stages + stage); }
     __device__ std::uint32_t value_full(int stage) const { return base + 8 * (2 * stages + stage); }
     __device__ std::uint32_t value_empty(int stage) const {
         return base + 8 * (3 * stages + stage);
     }
-    __device__ std::uint32_t query_full() const { return base + 8 * 4 * stages; }
-    __device__ std::uint32_t query_empty() const { return query_full() + 8; }
+    __device__ std::uint32_t query_full(int slot) const { return base + 8 * (4 * stages + slot); }
+    __device__ std::uint32_t query_empty(int slot) const {
+        return base + 8 * (4 * stages + 2 + slot);
+    }
     static constexpr int bytes = 8 * count;
 
     /// \param warps  that empty a stage: one lane of each arrives where only `wgmma` has read, all
@@ -69,8 +72,10 @@ struct Int8Barriers {
             barrier_set(key_empty(stage), 32 * warps);
             barrier_set(value_empty(stage), warps);
         }
-        barrier_set(query_full(), 1);
-        barrier_set(query_empty(), 32 * warps);
+        for (int slot = 0; slot < 2; ++slot) {
+            barrier_set(query_full(slot), 1);
+            barrier_set(query_empty(slot), 32 * warps);
+        }
         fence_shared_for_wgmma();
     }
     __device__ void end() const {
@@ -129,14 +134,26 @@ struct Int8Task {
     const std::uint32_t* mask;  ///< bits of the first row, if there is a mask
 };
 
+/// \brief The block of rows that is taken as number `turn`. Under a causal rule those with most keys
+///        come first: short ones at the end fill the gaps that the others leave. Not of all heads,
+///        but of some at a time, whose keys and values stay in the L2 cache.
+__device__ inline Index block_in_turn(const Int8Problem& p, Index turn) {
+    const Index heads = p.problem.B * p.problem.Hq, at_once = p.heads_in_turn;
+    const Index first = turn / (at_once * p.query_tiles) * at_once;
+    const Index count = heads - first < at_once ? heads - first : at_once;
+    const Index within = turn - first * p.query_tiles;
+    return (first + within % count) * p.query_tiles + within / count;
+}
+
 /// \brief Copies what a block of rows needs, tile by tile, as room comes free. The work of one thread.
 ///        (A wait for parity ^ 1 does not wait at a stage that was never used.) With a mask, tiles
 ///        that nobody sees are left out, and behind the last one comes an empty one.
+/// \param slot  of the query tile
 /// \param labels  (stages), used with a mask
 template <class Shape, bool masked>
 __device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& values, Index block,
-                                       volatile Int8Task& task, volatile TileLabel* labels,
-                                       std::uint32_t memory,
+                                       int slot, volatile Int8Task& task,
+                                       volatile TileLabel* labels, std::uint32_t memory,
                                        const Int8Barriers<Shape::stages>& barriers,
                                        Turn<Shape::stages>& turn) {
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
@@ -153,9 +170,9 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& 
         classes = p.tile_class + p.class_stride(place.b, place.h, place.first_row / class_tile);
     }
     const Index rows_left = p.queries.rows - place.first_row;
-    copy_bulk(memory, p.queries.query + row * HD,
+    copy_bulk(memory + slot * Shape::int8_query_bytes, p.queries.query + row * HD,
               (rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows) * HD,
-              barriers.query_full());
+              barriers.query_full(slot));
     const Index head = keys_at * p.keys.blocks * 64;
     const int value_head =
         p.value_stride.head == 0 ? 0 : static_cast<int>(problem.key_head(place.h));

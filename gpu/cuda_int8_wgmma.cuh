@@ -3,17 +3,17 @@
 ///        to bits: the same integers through `wgmma`, which reads keys and values from shared
 ///        memory, for four warps at a time.
 ///
-///     shared memory   query tile   (rows, HeadDim)             bytes
+///     shared memory   query tiles  (2, rows, HeadDim)          bytes: one in work, one to come
 ///                     key tiles    (stages, Keys, HeadDim)     bytes, with (stages, Keys) steps
 ///                     value tiles  (stages, planes, Keys, 64)  16 bits; planes of 64 columns
 ///                     out tile     (rows, HeadDim)             16 bits
 ///     registers       product      (64, Keys) of a group       int32, then scores, then weights
 ///                     out          (64, HeadDim)               float32
 ///
-/// | HeadDim | rows            | Keys | stages |
-/// |---------|-----------------|------|--------|
-/// | 64      | 192: 3 groups   | 64   | 4      |
-/// | 128     | 128: 2 groups   | 128  | 3      |
+/// | HeadDim | rows          | Keys | stages |
+/// |---------|---------------|------|--------|
+/// | 64      | 256: 4 groups | 64   | 4      |
+/// | 128     | 128: 2 groups | 128  | 3      |
 ///
 /// One warp copies (cuda_int8_pipeline.cuh); groups of four warps compute, 64 rows each. While a
 /// group's tensor cores add the weighted values of one tile, its other units turn the next tile's
@@ -31,19 +31,19 @@ namespace attn::gpu {
 
 /// \brief Starts product = Q K^T.
 template <class Shape>
-__device__ __forceinline__ void start_product(int (&product)[Shape::Keys / 8][4],
-                                              const std::uint32_t (&query)[Shape::HeadDim / 32][4],
-                                              std::uint64_t key) {
+__device__ __forceinline__ void start_product(int (&product)[Shape::Keys / 8][4], Descriptor query,
+                                              Descriptor key) {
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < Shape::HeadDim / 32; ++k) wgmma_rows(product, query[k], key + 2 * k, k > 0);
+    for (int k = 0; k < Shape::HeadDim / 32; ++k)
+        wgmma_rows(product, query + 2 * k, key + 2 * k, k > 0);
     wgmma_commit();
 }
 /// \brief Starts out += weights V.
 template <class Shape, int Columns>
 __device__ __forceinline__ void start_values(float (&out)[Columns][4],
                                              const std::uint32_t (&weights)[Shape::Keys / 16][4],
-                                             std::uint64_t value) {
+                                             Descriptor value) {
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < Shape::Keys / 16; ++k)
@@ -87,10 +87,12 @@ struct MaskBits {
 };
 
 /// \brief What the other warps do: the rows of a block, all tiles of keys, then the results.
+/// \param query_tile  address of the rows
 /// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
 /// \return whether this thread's results are all finite
 template <class Shape, bool masked, bool second>
 __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const volatile Int8Task& task,
+                                                std::uint32_t query_tile,
                                                 const volatile TileLabel* labels,
                                                 unsigned char* shared,
                                                 const Int8Barriers<Shape::stages>& barriers,
@@ -101,12 +103,15 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     const std::uint32_t memory = shared_address(shared);
     const Problem& problem = p.problem;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = warp / 4;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = uniform(warp / 4);
     const Index first_row = task.first_row;
     const int tiles = tiles_up_to<Shape>(problem, first_row + Shape::rows - 1);
     const Index group_row = first_row + group * 64, warp_row = first_row + warp * 16;
-    const int own_tiles = group_row < problem.L ? tiles_up_to<Shape>(problem, group_row + 63) : 0;
+    const int own_tiles =
+        uniform(group_row < problem.L ? tiles_up_to<Shape>(problem, group_row + 63) : 0);
     const int first_partial = static_cast<int>(problem.visible(group_row) / KT);
+    key_turn.stage = uniform(key_turn.stage);
+    value_turn.stage = uniform(value_turn.stage);
     // Rows behind the last one have no factor.
     const float* row_factor =
         p.queries.factor + task.row + (own_tiles > 0 ? warp * 16 : 0) + lane / 4;
@@ -196,11 +201,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                     pack<T>(score[0][n][2 * half], score[0][n][2 * half + 1]);
     };
 
-    std::uint32_t query[HD / 32][4];
-    const std::uint32_t query_row = query_lane<HD>(memory, warp * 16, lane);
-#pragma unroll
-    for (int k = 0; k < HD / 32; ++k) load_matrices(query[k], query_row ^ (k * 32));
-    barrier_arrive(barriers.query_empty());
+    const Descriptor query = rows_at<HD>(query_tile + group * 64 * HD);
     int j = next_tile(-1);
     if (is_own(j)) {
         start_scores(product[0], query);
@@ -268,38 +269,43 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     if (threadIdx.x == 0) barriers.set(Shape::Warps);
     wait_for_last_kernel();
     __syncthreads();  // the barriers are there
-    int parity = 0;
+    Turn<Shape::stages> key_turn, value_turn;
+    Turn<2> turn;  // of query tiles
     if (threadIdx.x >= Shape::consumers) {
         fewer_registers<Shape::copier_registers>();
         if (threadIdx.x != Shape::consumers) return;
-        Turn<Shape::stages> turn;
         const auto take = [&] { return static_cast<Index>(atomicAdd(p.next_block, 1ull)); };
-        for (Index block = take(), next; block < blocks; block = next, parity ^= 1) {
+        const auto wait_for_room = [&] {
+            barrier_wait(barriers.query_empty(turn.stage), turn.parity ^ 1);
+        };
+        for (Index block = take(), next; block < blocks; block = next, turn.next()) {
             next = take();
-            barrier_wait(barriers.query_empty(), parity ^ 1);
-            copy_int8_tiles<Shape, masked>(p, values, block, task[parity], labels,
-                                           shared_address(shared), barriers, turn);
+            wait_for_room();
+            copy_int8_tiles<Shape, masked>(p, values, block_in_turn(p, block), turn.stage,
+                                           task[turn.stage], labels, shared_address(shared),
+                                           barriers, key_turn);
         }
-        barrier_wait(barriers.query_empty(), parity ^ 1);
-        task[parity].block = -1;
-        barrier_arrive(barriers.query_full());
+        wait_for_room();
+        task[turn.stage].block = -1;
+        barrier_arrive(barriers.query_full(turn.stage));
         return;
     }
     more_registers<Shape::consumer_registers>();
-    Turn<Shape::stages> key_turn, value_turn;
-    while (true) {
-        barrier_wait(barriers.query_full(), parity);
-        if (task[parity].block < 0) return;
-        const bool finite = attend_integers<Shape, masked, false>(p, task[parity], labels, shared,
-                                                                  barriers, key_turn, value_turn);
+    for (;; turn.next()) {
+        barrier_wait(barriers.query_full(turn.stage), turn.parity);
+        const volatile Int8Task& own = task[turn.stage];
+        if (own.block < 0) return;
+        const bool finite = attend_integers<Shape, masked, false>(
+            p, own, shared_address(shared) + turn.stage * Shape::int8_query_bytes, labels, shared,
+            barriers, key_turn, value_turn);
         // Rows for the second pass? The pre-pass has set the marks to 0.
         const int lane = fresh_lane(), row = static_cast<int>(fresh_thread()) / 32 * 16 + lane;
-        const bool without = lane < 16 && task[parity].first_row + row < p.problem.L &&
-                             p.queries.without[task[parity].row + row] != 0;
+        const bool without =
+            lane < 16 && own.first_row + row < p.problem.L && p.queries.without[own.row + row] != 0;
         const bool again =
-            without || (!finite && can_hide(p.problem)) || p.keys.floating[task[parity].keys] != 0;
-        if (__any_sync(~0u, again) && lane == 0) p.again[task[parity].block] = true;
-        parity ^= 1;
+            without || (!finite && can_hide(p.problem)) || p.keys.floating[own.keys] != 0;
+        if (__any_sync(~0u, again) && lane == 0) p.again[own.block] = true;
+        barrier_arrive(barriers.query_empty(turn.stage));
     }
 #endif
 }
@@ -320,13 +326,13 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         __syncthreads();  // the barriers are there
         Turn<Shape::stages> turn, value_turn;
         if (threadIdx.x == Shape::consumers)
-            copy_int8_tiles<Shape, masked>(p, values, block, task, labels, shared_address(shared),
-                                           barriers, turn);
+            copy_int8_tiles<Shape, masked>(p, values, block, 0, task, labels,
+                                           shared_address(shared), barriers, turn);
         __syncwarp();
         if (threadIdx.x < Shape::consumers) {
-            barrier_wait(barriers.query_full(), 0);
-            attend_integers<Shape, masked, true>(p, task, labels, shared, barriers, turn,
-                                                 value_turn);
+            barrier_wait(barriers.query_full(0), 0);
+            attend_integers<Shape, masked, true>(p, task, shared_address(shared), labels, shared,
+                                                 barriers, turn, value_turn);
         }
         __syncthreads();  // they have served
         if (threadIdx.x == 0) barriers.end();

@@ -65,8 +65,8 @@ __device__ constexpr int value_step(int part, int plane, int k) {
 
 /// score = Q K^T: a chain of products for each plane of columns, then one addition.
 template <class Shape>
-__device__ __forceinline__ void multiply(float (&score)[keys / 8][4], std::uint64_t query,
-                                         std::uint64_t key) {
+__device__ __forceinline__ void multiply(float (&score)[keys / 8][4], Descriptor query,
+                                         Descriptor key) {
     constexpr int KS = plane_columns / 16;
     float other[keys / 8][4];  // of the second plane
     wgmma_fence();
@@ -123,7 +123,7 @@ __device__ __forceinline__ void split_weights(Rows& rows, const typename Rows::S
 template <class Shape, class Rows>
 __device__ __forceinline__ void add_values(Rows& rows,
                                            const std::uint32_t (&weights)[parts][keys / 16][4],
-                                           std::uint64_t value) {
+                                           Descriptor value) {
     float sum[Shape::planes][8][4];
     wgmma_fence();
 #pragma unroll
@@ -208,9 +208,9 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, Index first_block) {
         return true;
     }
     more_registers<consumer_registers>();
-    const std::uint64_t query = plane_at(memory + group * 64 * 128);
-    const std::uint64_t key = plane_at(memory + Shape::key_at);
-    const std::uint64_t value = plane_at(memory + Shape::value_at);
+    const Descriptor query = plane_at(memory + group * 64 * 128);
+    const Descriptor key = plane_at(memory + Shape::key_at);
+    const Descriptor value = plane_at(memory + Shape::value_at);
     const Index group_row = place.first_row + group * 64, warp_row = place.first_row + warp * 16;
     const int group_tiles = group_row < problem.L ? min(tiles, tiles_of(group_row + 63)) : 0;
     const int first_partial = static_cast<int>(problem.visible(group_row) / keys);

@@ -17,26 +17,40 @@ namespace attn::gpu {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// \brief Descriptor of a plane: its address, 1024 bytes from eight rows to the next. Add bytes /
-///        16 to move on: 2 for the next 16 columns, 128 for the next 16 rows.
-__device__ inline std::uint64_t plane_at(std::uint32_t address) {
-    return std::uint64_t{1} << 62 | std::uint64_t{1024 >> 4} << 32 | std::uint64_t{1} << 16 |
-           (address & 0x3ffff) >> 4;
+//! [uniform]
+/// \brief A number that all lanes of the warp have, and now the compiler knows: what follows from it,
+///        descriptors and the turns of a loop, is computed once for the warp, where `wgmma` wants it.
+__device__ inline int uniform(int x) { return __shfl_sync(~0u, x, 0); }
+//! [uniform]
+
+/// \brief Where an operand of `wgmma` lies in shared memory, and how. In two words, of which the
+///        upper one is a constant: moving on is one addition of 32 bits.
+struct Descriptor {
+    std::uint32_t place;   ///< bits 0-13: address / 16; 16-29: distance of planes / 16
+    std::uint32_t layout;  ///< bits 0-13: distance of every eighth row / 16; 30-31: the swizzle
+    /// \param pieces  of 16 bytes
+    __device__ Descriptor operator+(int pieces) const { return {place + pieces, layout}; }
+};
+
+/// \brief A plane: 1024 bytes from eight rows to the next. Add bytes / 16 to move on: 2 for the next
+///        16 columns, 128 for the next 16 rows.
+__device__ inline Descriptor plane_at(std::uint32_t address) {
+    return {1u << 16 | (address & 0x3ffff) >> 4, 1u << 30 | 1024 >> 4};
 }
 
 /// \brief The same for operands of two planes, `plane_bytes` apart: B with 128 columns, its sum along
 ///        the column.
-__device__ inline std::uint64_t two_planes_at(std::uint32_t address, int plane_bytes) {
-    return std::uint64_t{1} << 62 | std::uint64_t{1024 >> 4} << 32 |
-           std::uint64_t(plane_bytes >> 4) << 16 | (address & 0x3ffff) >> 4;
+__device__ inline Descriptor two_planes_at(std::uint32_t address, int plane_bytes) {
+    return {static_cast<std::uint32_t>(plane_bytes >> 4) << 16 | (address & 0x3ffff) >> 4,
+            1u << 30 | 1024 >> 4};
 }
-/// \brief Descriptor of a tile of rows of RowBytes (64 or 128), swizzled as `swizzled<RowBytes>`
-///        says, its sum along the row. Add 2 for the next 32 bytes of each row.
+/// \brief A tile of rows of RowBytes (64 or 128), swizzled as `swizzled<RowBytes>` says, its sum
+///        along the row. Add 2 for the next 32 bytes of each row.
 template <int RowBytes>
-__device__ inline std::uint64_t rows_at(std::uint32_t address) {
+__device__ inline Descriptor rows_at(std::uint32_t address) {
     static_assert(RowBytes == 64 || RowBytes == 128);
-    return std::uint64_t{RowBytes == 128 ? 1 : 2} << 62 | std::uint64_t{8 * RowBytes >> 4} << 32 |
-           std::uint64_t{1} << 16 | (address & 0x3ffff) >> 4;
+    return {1u << 16 | (address & 0x3ffff) >> 4,
+            (RowBytes == 128 ? 1u : 2u) << 30 | 8 * RowBytes >> 4};
 }
 
 #define ATTN_F(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
@@ -58,47 +72,46 @@ __device__ inline std::uint64_t rows_at(std::uint32_t address) {
 /// \brief Starts d = A B^T, or d += A B^T if `add`, for A (64, 16) and B (64, 16) in planes, both
 ///        with their sum along the row. d[n] is the C fragment of columns 8 n .. (mma.cuh); warp w
 ///        of the four has rows 16 w ...
-__device__ inline void wgmma_rows(float (&d)[8][4], std::uint64_t a, std::uint64_t b, bool add) {
+__device__ inline void wgmma_rows(float (&d)[8][4], Descriptor a, Descriptor b, bool add) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+        "{\n.reg .pred p;\n.reg .b64 a, b;\n"
+        "mov.b64 a, {%32, %33};\nmov.b64 b, {%34, %35};\nsetp.ne.b32 p, %36, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" ATTN_D32
-        "}, %32, %33, p, 1, 1, 0, 0;\n}"
+        "}, a, b, p, 1, 1, 0, 0;\n}"
         : ATTN_F8(0)
-        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+        : "r"(a.place), "r"(a.layout), "r"(b.place), "r"(b.layout), "r"(static_cast<int>(add)));
 }
-/// \brief The same for 8-bit integers, A (64, 32) in registers, as A fragments of the four warps,
-///        and B (64, 32); exact in 32 bits.
-__device__ inline void wgmma_rows(int (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b,
-                                  bool add) {
+/// \brief The same for 8-bit integers, A (64, 32) and B (64, 32); exact in 32 bits.
+__device__ inline void wgmma_rows(int (&d)[8][4], Descriptor a, Descriptor b, bool add) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {" ATTN_D32
-        "}, {%32, %33, %34, %35}, %36, p;\n}"
+        "{\n.reg .pred p;\n.reg .b64 a, b;\n"
+        "mov.b64 a, {%32, %33};\nmov.b64 b, {%34, %35};\nsetp.ne.b32 p, %36, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {" ATTN_D32 "}, a, b, p;\n}"
         : ATTN_I8(0)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+        : "r"(a.place), "r"(a.layout), "r"(b.place), "r"(b.layout), "r"(static_cast<int>(add)));
 }
 /// \brief The same for B (128, 32).
-__device__ inline void wgmma_rows(int (&d)[16][4], const std::uint32_t (&a)[4], std::uint64_t b,
-                                  bool add) {
+__device__ inline void wgmma_rows(int (&d)[16][4], Descriptor a, Descriptor b, bool add) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" ATTN_D64
-        "}, {%64, %65, %66, %67}, %68, p;\n}"
+        "{\n.reg .pred p;\n.reg .b64 a, b;\n"
+        "mov.b64 a, {%64, %65};\nmov.b64 b, {%66, %67};\nsetp.ne.b32 p, %68, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" ATTN_D64 "}, a, b, p;\n}"
         : ATTN_I8(0), ATTN_I8(8)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+        : "r"(a.place), "r"(a.layout), "r"(b.place), "r"(b.layout), "r"(static_cast<int>(add)));
 }
 /// \brief d = A B, or d += A B if `add`, for A (64, 16) in registers and B (16, 64) in a plane, with
 ///        its sum along the column.
 template <class T = bfloat16>
-__device__ inline void wgmma_columns(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b,
+__device__ inline void wgmma_columns(float (&d)[8][4], const std::uint32_t (&a)[4], Descriptor b,
                                      bool add) {
-#define ATTN_WGMMA(type)                                                          \
-    asm volatile(                                                                 \
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                              \
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" ATTN_D32 \
-        "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}"                            \
-        : ATTN_F8(0)                                                              \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)))
+#define ATTN_WGMMA(type)                                                                   \
+    asm volatile(                                                                          \
+        "{\n.reg .pred p;\n.reg .b64 b;\nmov.b64 b, {%36, %37};\nsetp.ne.b32 p, %38, 0;\n" \
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" ATTN_D32          \
+        "}, {%32, %33, %34, %35}, b, p, 1, 1, 1;\n}"                                       \
+        : ATTN_F8(0)                                                                       \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.place), "r"(b.layout),         \
+          "r"(static_cast<int>(add)))
     if constexpr (dtype_of<T> == DType::float16)
         ATTN_WGMMA("f16");
     else
@@ -107,15 +120,16 @@ __device__ inline void wgmma_columns(float (&d)[8][4], const std::uint32_t (&a)[
 }
 /// \brief The same for B (16, 128) in two planes: see `two_planes_at`.
 template <class T>
-__device__ inline void wgmma_columns(float (&d)[16][4], const std::uint32_t (&a)[4],
-                                     std::uint64_t b, bool add) {
-#define ATTN_WGMMA(type)                                                           \
-    asm volatile(                                                                  \
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                               \
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" ATTN_D64 \
-        "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}"                             \
-        : ATTN_F8(0), ATTN_F8(8)                                                   \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)))
+__device__ inline void wgmma_columns(float (&d)[16][4], const std::uint32_t (&a)[4], Descriptor b,
+                                     bool add) {
+#define ATTN_WGMMA(type)                                                                   \
+    asm volatile(                                                                          \
+        "{\n.reg .pred p;\n.reg .b64 b;\nmov.b64 b, {%68, %69};\nsetp.ne.b32 p, %70, 0;\n" \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" ATTN_D64         \
+        "}, {%64, %65, %66, %67}, b, p, 1, 1, 1;\n}"                                       \
+        : ATTN_F8(0), ATTN_F8(8)                                                           \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.place), "r"(b.layout),         \
+          "r"(static_cast<int>(add)))
     if constexpr (dtype_of<T> == DType::float16)
         ATTN_WGMMA("f16");
     else
