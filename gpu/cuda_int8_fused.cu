@@ -109,7 +109,7 @@ __device__ inline bool without_integers(const unsigned char* shared) {
 
 /// \brief The pre-pass for one head whose keys are whole rows. The first `staged_keys` of them are
 ///        on their way to `staging`.
-template <class Shape, class From>
+template <class Shape, class From, bool masked>
 __device__ void prepare_whole_keys(const Int8Problem& p, Index b, Index h, Index hk,
                                    unsigned char* shared, unsigned char* staging, float* mean,
                                    float* scale, float* sums, KeyBlock* found) {
@@ -136,7 +136,7 @@ __device__ void prepare_whole_keys(const Int8Problem& p, Index b, Index h, Index
         for (int side = thread / HD; side < staged_keys / 64; side += groups) {
             const int block = first / 64 + side;
             if (block >= blocks) break;
-            const std::uint64_t seen = seen_keys(problem, b, h, block);
+            const std::uint64_t seen = seen_keys<masked>(problem, b, h, block);
             good = sum_whole_keys<From, HD>(staging + side * 64 * Staged::row_bytes, thread % HD,
                                             seen, sums + block * HD) &&
                    good;
@@ -232,7 +232,8 @@ __global__ void __launch_bounds__(128)
     if (tiles > 0) copy_values(0);
     copy_async_commit();
 
-    prepare_whole_keys<Shape, From>(p, b, h, hk, shared, key_staging, mean, scale, sums, found);
+    prepare_whole_keys<Shape, From, masked>(p, b, h, hk, shared, key_staging, mean, scale, sums,
+                                            found);
     //! [fused]
     bool floating = false;
     for (int block = 0; block < blocks; ++block) floating |= found[block].floating != 0;
@@ -304,7 +305,7 @@ __global__ void __launch_bounds__(128)
         if (i >= problem.L) break;
         const bool always = shared[Shape::without_at + warp * Shape::warp_rows + row] != 0 ||
                             (floating && meets_floating(problem, b, h, i, found, blocks));
-        careful_row<From>(problem, b, h, i, 0, 256, always);
+        careful_row_apart<From>(problem, b, h, i, always);
     }
 }
 

@@ -68,9 +68,9 @@ __device__ inline void repair_rows(const Int8Problem& p, Index first_block) {
             p.queries.without[(b * problem.Hq + h) * p.queries.rows + i] != 0 ||
             meets_floating(problem, b, h, i, p.keys.block + head * p.keys.blocks, p.keys.blocks);
         if (problem.dtype == DType::float32)
-            careful_row<float>(problem, b, h, i, 0, 256, floating);
+            careful_row_apart<float>(problem, b, h, i, floating);
         else
-            careful_row<typename Shape::Element>(problem, b, h, i, 0, 256, floating);
+            careful_row_apart<typename Shape::Element>(problem, b, h, i, floating);
     }
 }
 
@@ -213,8 +213,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 ///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
 ///        their bits, but masks are read where they lie and nothing overlaps. Then the rows that
 ///        meet numbers without integers, one by one.
-template <class Shape, bool natural>
-__device__ inline void int8_again(const Int8Problem& p, Index first_block) {
+template <class Shape>
+__device__ inline void int8_again(const Int8Problem& p, bool natural, Index first_block) {
     using T = typename Shape::Element;
     using Rows = WarpRows<typename Shape::Base>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
@@ -239,8 +239,17 @@ __device__ inline void int8_again(const Int8Problem& p, Index first_block) {
     const std::uint32_t key_tile = key_lane<Shape::int8_row_bytes>(base + Shape::key_at, lane);
     const std::uint32_t value_lane =
         base + Shape::value_at + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
-    float factor[Shape::MTiles][2];
+    // Natural: scores are scaled before the mask is added, then turned to units of log 2. Else
+    // the factor does both, and what is added is 0 or -inf.
+    float factor[Shape::MTiles][2], unit[Shape::MTiles][2];
     read_factors(factor, lane_factors<Shape>(shared, warp, lane));
+#pragma unroll
+    for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            unit[m][half] = natural ? Rows::log2_e : factor[m][half];
+            if (!natural) factor[m][half] = 1;
+        }
     Rows rows;
     rows.clear();
     for (Index at = 0; at < problem.visible(last_row); at += KT) {
@@ -263,35 +272,23 @@ __device__ inline void int8_again(const Int8Problem& p, Index first_block) {
         take_steps<Shape>(
             product, score,
             reinterpret_cast<const float*>(shared + Shape::scale_at) + c_column(lane, 0));
-        mask_scores<Shape, natural>(score, problem, b, h, warp_row + lane / 4,
-                                    at + c_column(lane, 0), factor);
-        if constexpr (natural) {
-            rows.grow(score, float{Rows::log2_e});
-            rows.weigh(score, float{Rows::log2_e}, weights);
-        } else {
-            rows.grow(score, factor);
-            rows.weigh(score, factor, weights);
-        }
+        mask_scores_again<Shape>(score, problem, b, h, warp_row + lane / 4, at + c_column(lane, 0),
+                                 factor);
+        rows.grow(score, unit);
+        rows.weigh(score, unit, weights);
         rows.add_values(weights, value_lane);
     }
     __syncthreads();  // all tiles have been read
     rows.finish_sums();
-    const float* shift = p.queries.shift + of_all;
-    const auto finish = [&](const auto& unit) {
-        write_int8_rows<Shape>(p, rows, unit, shared, shift, b, h, first_row);
-    };
-    if constexpr (natural)
-        finish(float{Rows::log2_e});
-    else
-        finish(factor);
+    write_int8_rows<Shape>(p, rows, unit, shared, p.queries.shift + of_all, b, h, first_row);
     repair_rows<Shape>(p, first_block);
 }
 
-template <class Shape, bool natural>
+template <class Shape>
 __global__ void __launch_bounds__(Shape::threads)
-    int8_again_kernel(const __grid_constant__ Int8Problem p, Index blocks, Index) {
+    int8_again_kernel(const __grid_constant__ Int8Problem p, bool natural, Index blocks, Index) {
     for_marked<Shape::threads>(
-        p.again, blocks, [&](Index block) { int8_again<Shape, natural>(p, block - blockIdx.x); });
+        p.again, blocks, [&](Index block) { int8_again<Shape>(p, natural, block - blockIdx.x); });
 }
 
 }  // namespace attn::gpu

@@ -17,8 +17,8 @@ void launch_int8_shape(Int8Problem p, cudaStream_t stream) {
     launch<int8_kernel<Shape, masking, MaskElement>>(
         blocks, Shape::threads,
         Shape::mask_at + MaskTile<Shape, masking, MaskElement>::shared_bytes, stream, p);
-    launch<int8_again_kernel<Shape, masking == Masking::additive>>(
-        second_blocks(blocks), Shape::threads, Shape::mask_at, stream, p, blocks);
+    launch<int8_again_kernel<Shape>>(second_blocks(blocks), Shape::threads, Shape::mask_at, stream,
+                                     p, masking == Masking::additive, blocks);
 }
 
 /// \brief As in cuda_mma_launch.cuh: smaller tiles where the mask needs registers.

@@ -183,16 +183,15 @@ __global__ void __launch_bounds__(threads)
     const auto place = [&](int row, int piece) {
         return reinterpret_cast<uint4*>(query + swizzled<HeadDim>(row, piece));
     };
-    visit_element(p.problem.dtype, [&]<class T>(T) {
-        quantize_queries<T, HeadDim, 64, threads>(p.problem, rows.b, rows.h, rows.first, unit.unit,
-                                                  unit.sign, p.wide_query, mean, place,
-                                                  scales_at(p, rows.of_all), staging);
-    });
+    quantize_queries<HeadDim, 64, threads>(p.problem, rows.b, rows.h, rows.first, unit.unit,
+                                           unit.sign, p.wide_query, mean, place,
+                                           scales_at(p, rows.of_all), staging);
 }
 
-/// One block per 64 keys of a head.
+/// One block per 64 keys of a head. Four blocks a multiprocessor: left to itself, ptxas spills for
+/// more of them at HeadDim = 64.
 template <int HeadDim>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 4)
     any_keys_kernel(const __grid_constant__ Int8Problem p, RoundTask task, Index first_block) {
     start_next_kernel();
     wait_for_last_kernel();
@@ -205,14 +204,12 @@ __global__ void __launch_bounds__(threads)
     __syncthreads();
     const Rotation<HeadDim> rotate(p.problem.E, Operand::key);
     std::int8_t* const key = p.keys.key + rows.of_all * HeadDim;
-    visit_element(p.problem.dtype, [&]<class T>(T) {
-        round_keys<T, HeadDim, 64, threads>(
-            p.problem, rows.head.b, rows.head.hk, rows.first, p.wide_key, mean,
-            [&](int j, int piece) {
-                return reinterpret_cast<uint4*>(key + swizzled<HeadDim>(j, piece));
-            },
-            p.keys.scale + rows.of_all, integers, rotate, staging);
-    });
+    round_keys<HeadDim, 64, threads>(
+        p.problem, rows.head.b, rows.head.hk, rows.first, p.wide_key, mean,
+        [&](int j, int piece) {
+            return reinterpret_cast<uint4*>(key + swizzled<HeadDim>(j, piece));
+        },
+        p.keys.scale + rows.of_all, integers, rotate, staging);
     __syncthreads();
     if (threadIdx.x < 32) write_found(p, task, rows, integers);
 }

@@ -42,6 +42,18 @@ __device__ inline void visit_element(DType dtype, F&& f) {
     f(bfloat16{});
 }
 
+/// \brief The same for elements of any dtype: nothing but the reading knows it, so that the rest is
+///        compiled once.
+/// \param row  from the tensor's first element on, in elements
+template <int Channels>
+__device__ inline void load_channels(float (&x)[Channels], const TensorView& view, Index row,
+                                     int first, Index count, bool wide) {
+    visit_element(view.dtype, [&]<class T>(T) {
+        load_channels<T>(x, static_cast<const T*>(view.data) + row, view.stride[3], first, count,
+                         wide);
+    });
+}
+
 /// \brief Largest magnitude of the lane's channels, then of its row.
 __device__ inline std::uint32_t lane_magnitude(const float (&x)[lane_channels]) {
     std::uint32_t most = 0;
@@ -143,7 +155,7 @@ struct QueryScales {
 /// \param sign  -1: negated, for a scale below 0
 /// \param mean  (HeadDim) of K; null: no shift wanted
 /// \param staging  (warps, Rotation::staging_floats)
-template <class T, int HeadDim, int Rows, int Threads, class Tile>
+template <int HeadDim, int Rows, int Threads, class Tile>
 __device__ inline void quantize_queries(const Problem& p, Index b, Index h, Index first_row,
                                         float unit, float sign, bool wide, const float* mean,
                                         Tile&& tile, const QueryScales& to, float* staging) {
@@ -153,16 +165,15 @@ __device__ inline void quantize_queries(const Problem& p, Index b, Index h, Inde
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int first = first_channel(lane, HeadDim);
     const Rotation<HeadDim> rotate(p.E, Operand::query);
-    const T* const query =
-        static_cast<const T*>(p.query.data) + b * p.query.stride[0] + h * p.query.stride[1];
+    const Index query = b * p.query.stride[0] + h * p.query.stride[1];
     for (int base = 0; base < Rows; base += at_once * batch) {
         float x[batch][lane_channels];
 #pragma unroll
         for (int n = 0; n < batch; ++n) {
             const Index i = first_row + base + n * at_once + warp * rows_of_warp(HeadDim) +
                             lane_row(lane, HeadDim);
-            load_channels<T>(x[n], query + (i < p.L ? i : 0) * p.query.stride[2], p.query.stride[3],
-                             first, i < p.L ? p.E : 0, wide);
+            load_channels(x[n], p.query, query + (i < p.L ? i : 0) * p.query.stride[2], first,
+                          i < p.L ? p.E : 0, wide);
         }
 #pragma unroll
         for (int n = 0; n < batch; ++n) {
@@ -307,7 +318,7 @@ __device__ inline float mean_of(const float* sums, Index stride, const KeyBlock*
 /// \param scale  (Keys)
 /// \param mean  (HeadDim), shared memory
 /// \param has_integers  (Keys) false: a key with a number that has none
-template <class T, int HeadDim, int Keys, int Threads, class Tile>
+template <int HeadDim, int Keys, int Threads, class Tile>
 __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index first_key, bool wide,
                                   const float* mean, Tile&& tile, float* scale, bool* has_integers,
                                   const Rotation<HeadDim>& rotate, float* staging) {
@@ -316,8 +327,7 @@ __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index fir
     static_assert(Keys == smoothing_block && Keys % (at_once * batch) == 0);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int first = first_channel(lane, HeadDim);
-    const T* const key = static_cast<const T*>(p.key.data) + b * p.key.stride[0] +
-                         hk * p.key.stride[1] + first_key * p.key.stride[2];
+    const Index key = b * p.key.stride[0] + hk * p.key.stride[1] + first_key * p.key.stride[2];
     for (int base = 0; base < Keys; base += at_once * batch) {
         float x[batch][lane_channels];
 #pragma unroll
@@ -325,8 +335,8 @@ __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index fir
             const int j =
                 base + n * at_once + warp * rows_of_warp(HeadDim) + lane_row(lane, HeadDim);
             const bool exists = first_key + j < p.S;
-            load_channels<T>(x[n], key + (exists ? j : 0) * p.key.stride[2], p.key.stride[3], first,
-                             exists ? p.E : 0, wide);
+            load_channels(x[n], p.key, key + (exists ? j : 0) * p.key.stride[2], first,
+                          exists ? p.E : 0, wide);
         }
 #pragma unroll
         for (int n = 0; n < batch; ++n) {

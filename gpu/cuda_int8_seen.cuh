@@ -10,12 +10,14 @@ namespace attn::gpu {
 
 /// \brief Which of the keys 64 block .. + 63 some query of head (b, h) may see, one bit each. The
 ///        work of a whole warp; reads no more rows of the mask than it must.
+/// \tparam masked  false: there is no mask
+template <bool masked = true>
 __device__ inline std::uint64_t seen_keys(const Problem& p, Index b, Index h, Index block) {
     const Index first = block * smoothing_block;
     const Index limit = p.L == 0 ? 0 : p.visible(p.L - 1) - first;  // the last query sees the most
     if (limit <= 0) return 0;
     const std::uint64_t all = limit >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << limit) - 1;
-    if (p.mask_kind == MaskKind::none) return all;
+    if (!masked || p.mask_kind == MaskKind::none) return all;
     const int lane = threadIdx.x % 32;
     const Index last = p.mask.stride[2] == 0 ? p.L - 1 : 0;
     constexpr int at_once = 8;  // rows under way

@@ -72,6 +72,32 @@ __device__ inline void mask_scores(float (&score)[Shape::MTiles][Shape::Keys / 8
         }
 }
 
+/// \brief The same in a second pass, whose time does not count but that of the compiler: each element
+///        of a mask has a branch for every dtype, so one of them is written out. A boolean mask is
+///        added, too, as 0 or -inf.
+/// \param scale  as `mask_scores` for additive masks; 1 where the mask is boolean or missing
+template <class Shape, class Scale>
+__device__ inline void mask_scores_again(float (&score)[Shape::MTiles][Shape::Keys / 8][4],
+                                         const Problem& problem, Index b, Index h, Index row,
+                                         Index key, const Scale& scale) {
+    constexpr int columns = Shape::Keys / 4;  // of this lane
+#pragma unroll
+    for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const Index at = row + m * 16 + half * 8;
+            const MaskRow masks(problem, b, h, at < problem.L ? at : problem.L - 1);
+            float mask[columns];
+#pragma unroll 1
+            for (int n = 0; n < columns; ++n) mask[n] = masks.at<float>(key + n / 2 * 8 + n % 2);
+#pragma unroll
+            for (int n = 0; n < columns; ++n) {
+                float& s = score[m][n / 2][2 * half + n % 2];
+                s = mask[n] == -CUDART_INF_F ? mask[n] : fmaf(s, of_row(scale, m, half), mask[n]);
+            }
+        }
+}
+
 /// \brief Writes a warp's rows from its part of the query tile: 16 bytes a lane where `out` allows.
 template <class Shape>
 __device__ inline void store_rows(const MmaProblem& p, const unsigned char* shared, int warp,
@@ -211,6 +237,13 @@ __device__ inline void careful_row(const Problem& p, Index b, Index h, Index i, 
             to(b, h, i, first + lane + 32 * n) = T(out[n] * row.normalizer());
     if (always && lane == 0 && !p.logsumexp.absent())
         as<float, 3>(p.logsumexp)(b, h, i) = row.logsumexp();
+}
+/// \brief The same, not inlined: for kernels that then need fewer registers, or none of whose time
+///        counts but that of the compiler.
+template <class T>
+__device__ __noinline__ void careful_row_apart(const Problem& p, Index b, Index h, Index i,
+                                               bool always) {
+    careful_row<T>(p, b, h, i, 0, 256, always);
 }
 
 }  // namespace attn::gpu

@@ -92,7 +92,7 @@ __device__ __forceinline__ bool write_float32_rows(Rows& rows, const Problem& pr
             const bool mine = bad_rows >> (row / 16 * 2 + row / 8 % 2) & 1;
             const bool bad = __ballot_sync(~0u, mine) >> (row % 8 * 4) & 0xf;
             if (warp_row + row < problem.L)
-                careful_row<float>(problem, b, h, warp_row + row, 0, 256, bad);
+                careful_row_apart<float>(problem, b, h, warp_row + row, bad);
         }
     }
     return finite;

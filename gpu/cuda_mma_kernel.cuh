@@ -163,12 +163,14 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 ///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
 ///        their bits, but masks are read where they lie and nothing overlaps. A kernel of its
 ///        own, queued behind the first: a call in that one would cost it registers.
-template <class Shape, bool Natural>
-__device__ inline void replay(const MmaProblem& p, Index first_block) {
+/// \param natural  the mask is additive: scores are scaled before it is added. No template
+///        parameter, since the time of this kernel does not count but that of the compiler.
+template <class Shape>
+__device__ inline void replay(const MmaProblem& p, bool natural, Index first_block) {
     const Place<Shape> place(p, first_block);
     using T = typename Shape::Element;
     using Rows = WarpRows<Shape>;
-    const float unit = Natural ? Rows::log2_e : p.unit;
+    const float scale = natural ? p.scale : 1.0f, unit = natural ? Rows::log2_e : p.unit;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     extern __shared__ __align__(1024) unsigned char shared[];
     const std::uint32_t query_tile = shared_address(shared);
@@ -217,8 +219,8 @@ __device__ inline void replay(const MmaProblem& p, Index first_block) {
         typename Rows::Scores score;
         typename Rows::Weights weights;
         Rows::multiply(score, fragments, key_lane);
-        mask_scores<Shape, Natural>(score, problem, b, h, warp_row + lane / 4, at + 2 * (lane % 4),
-                                    p.scale);
+        mask_scores_again<Shape>(score, problem, b, h, warp_row + lane / 4, at + 2 * (lane % 4),
+                                 scale);
         rows.grow(score, unit);
         rows.weigh(score, unit, weights);
         rows.add_values(weights, value_lane);
@@ -227,14 +229,14 @@ __device__ inline void replay(const MmaProblem& p, Index first_block) {
     write_rows<Shape>(p, rows, shared, b, h, place.first_row,
                       [&](int m, int half, int) { return rows.logsumexp(m, half, unit); });
     for (int row = 0; row < Shape::warp_rows; ++row)
-        if (warp_row + row < problem.L) careful_row<T>(problem, b, h, warp_row + row);
+        if (warp_row + row < problem.L) careful_row_apart<T>(problem, b, h, warp_row + row, false);
 }
 
-template <class Shape, bool Natural>
+template <class Shape>
 __global__ void __launch_bounds__(Shape::threads)
-    replay_kernel(const __grid_constant__ MmaProblem p, Index blocks, Index) {
+    replay_kernel(const __grid_constant__ MmaProblem p, bool natural, Index blocks, Index) {
     for_marked<Shape::threads>(p.again, blocks,
-                               [&](Index block) { replay<Shape, Natural>(p, block - blockIdx.x); });
+                               [&](Index block) { replay<Shape>(p, natural, block - blockIdx.x); });
 }
 
 }  // namespace attn::gpu

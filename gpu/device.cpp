@@ -82,6 +82,12 @@ int compute_capability() {
            attribute(cudaDevAttrComputeCapabilityMinor);
 }
 
+bool can_wait(const void* kernel) {
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+    return attributes.ptxVersion >= 90;  // what it was compiled for, not what it runs on
+}
+
 bool has_wgmma() {
 #if defined(ATTN_SM90A)
     return compute_capability() == 90;

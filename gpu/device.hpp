@@ -80,6 +80,10 @@ inline Index second_blocks(Index blocks) {
     return blocks < most ? blocks : most;
 }
 
+/// \brief Was the code of `kernel` that the current device runs compiled for 9.0 or later? A newer
+///        device may run code for 8.0, in which `wait_for_last_kernel` does nothing.
+bool can_wait(const void* kernel);
+
 /// \brief What `launch` and `launch_early` share.
 /// \param early  see `launch_early`
 template <auto kernel, int most_shared_bytes, class... Args>
@@ -124,12 +128,20 @@ void launch(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t str
     queue<kernel, most_shared_bytes>(false, blocks, threads, shared_bytes, stream, args...);
 }
 /// \brief The same for a kernel whose blocks may take their places before the kernel queued before
-///        it has ended, from sm_90 on. It must call `wait_for_last_kernel` before it touches global
-///        memory, and that one may call `start_next_kernel` (mma.cuh).
+///        it has ended, where its code can wait. It must call `wait_for_last_kernel` before it
+///        touches global memory, and that one may call `start_next_kernel` (mma.cuh).
 template <auto kernel, int most_shared_bytes = 0, class... Args>
 void launch_early(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
                   const Args&... args) {
-    queue<kernel, most_shared_bytes>(compute_capability() >= 90, blocks, threads, shared_bytes,
+    static std::atomic<std::uint64_t> asked{0}, early{0};  // one bit per device
+    int device = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    const std::uint64_t bit = std::uint64_t{1} << (device & 63);
+    if ((asked.load() & bit) == 0) {
+        if (can_wait(reinterpret_cast<const void*>(kernel))) early.fetch_or(bit);
+        asked.fetch_or(bit);  // last: who sees it may read the answer
+    }
+    queue<kernel, most_shared_bytes>((early.load() & bit) != 0, blocks, threads, shared_bytes,
                                      stream, args...);
 }
 

@@ -66,7 +66,7 @@ __device__ inline void copy_async_wait() {
 }
 
 /// \brief The next kernel in the stream may take free places from now on, if it was queued by
-///        `launch_early`. From sm_90 on; before, it waits for the end.
+///        `launch_early`. In code for sm_90 and later; else it waits for the end.
 __device__ inline void start_next_kernel() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

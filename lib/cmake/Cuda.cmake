@@ -3,9 +3,10 @@
 set(ATTN_HAVE_CUDA OFF)
 if(ATTN_CUDA AND NOT (ATTN_CUDA STREQUAL "AUTO" AND NOT ATTN_GPU_TIERS))
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    # Machine code for A100 and Hopper, and portable code for newer chips. Must be set before the
-    # language is enabled, or CMake takes nvcc's default.
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
+    # Machine code for A100 and Hopper, and portable code for newer chips: that of A100 is there
+    # anyway, a third one would be a third of the compilers' work. Must be set before the language
+    # is enabled, or CMake takes nvcc's default.
+    set(CMAKE_CUDA_ARCHITECTURES 80 90a-real)
   endif()
   include(CheckLanguage)
   check_language(CUDA)
