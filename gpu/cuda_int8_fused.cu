@@ -80,6 +80,19 @@ __device__ void fill_values(const Problem& p, Index b, Index hk, Index at, bool 
     }
 }
 
+/// \brief The same, not inlined: 16-bit values that `cp.async` cannot read are rare.
+template <class Shape, class From>
+__device__ __noinline__ void fill_values_apart(const Problem& p, Index b, Index hk, Index at,
+                                               bool wide, unsigned char* tile) {
+    fill_values<Shape, From>(p, b, hk, at, wide, tile);
+}
+/// \brief `measure_keys`, not inlined: keys with numbers that have no integers are rare.
+template <class From, int HeadDim>
+__device__ __noinline__ KeyBlock measure_keys_apart(const Problem& p, Index b, Index hk,
+                                                    Index block, std::uint64_t seen, float* sums) {
+    return measure_keys<From, HeadDim>(p, b, hk, block, seen, true, sums);
+}
+
 /// \brief Quantizes the block's queries, which lie in `staging`, into the query tile.
 /// \param mean  (HeadDim) of K, its signs flipped
 /// \tparam natural  the kernel adds a mask before it turns to units of log 2
@@ -145,8 +158,8 @@ __device__ void prepare_whole_keys(const Int8Problem& p, Index b, Index h, Index
         if (!__syncthreads_or(!good)) continue;
         for (int block = first / 64 + thread / 32;
              block < blocks && block < (first + staged_keys) / 64; block += Shape::Warps) {
-            const KeyBlock bits = measure_keys<From, HD>(
-                problem, b, hk, block, found[block].integer, true, sums + block * HD);
+            const KeyBlock bits = measure_keys_apart<From, HD>(
+                problem, b, hk, block, found[block].integer, sums + block * HD);
             if (thread % 32 == 0) found[block] = bits;
         }
         __syncthreads();
@@ -208,12 +221,14 @@ __global__ void __launch_bounds__(128)
     const auto copy_values = [&](int j) {
         const Index at = static_cast<Index>(j) * KT;
         const int to = Shape::value_at + j % 2 * Shape::tile_bytes;
-        if (!std::is_same_v<From, float> && p.wide_value)
+        if constexpr (std::is_same_v<From, float>)
+            fill_values<Shape, From>(problem, b, hk, at, p.wide_value, shared + to);
+        else if (p.wide_value)
             copy_tile<KT, HD, Shape::threads>(base + to, p.value + p.value_stride(b, hk, at),
                                               p.value_stride.row, problem.S - at, p.value_columns,
                                               threadIdx.x);
         else
-            fill_values<Shape, From>(problem, b, hk, at, p.wide_value, shared + to);
+            fill_values_apart<Shape, From>(problem, b, hk, at, false, shared + to);
     };
     //! [fused]
     // All that is read for the first time is on its way at once.

@@ -1,9 +1,0 @@
-/// \file
-/// \brief The main kernel of `cuda_mma` for float16, HeadDim = 64, and the choice among all three.
-#include "cuda_mma_launch.cuh"
-
-namespace attn::gpu {
-extern template void launch_masking<float16, 128>(const MmaProblem&, Masking, cudaStream_t);
-extern template void launch_masking<float16, 256>(const MmaProblem&, Masking, cudaStream_t);
-template void launch_mma<float16>(const MmaProblem&, Masking, cudaStream_t);
-}  // namespace attn::gpu
