@@ -43,6 +43,10 @@ function(attn_add_isa_file target file)
     get_filename_component(stem ${file} NAME_WE)
     set(object ${target}_${stem}_${isa})
     add_library(${object} OBJECT ${file})
+    get_target_property(excluded ${target} EXCLUDE_FROM_ALL)
+    if(excluded)
+      set_target_properties(${object} PROPERTIES EXCLUDE_FROM_ALL ON)
+    endif()
     # GCC 12 calls the "undefined" registers of its own AVX-512 headers uninitialized.
     # Own options instead of the target's: an -O0 copy would leak std:: functions compiled for a
     # large instruction set into the whole program, where an older machine would execute them.
