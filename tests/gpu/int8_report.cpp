@@ -1,6 +1,9 @@
 /// \file
-/// \brief What `cuda_int8` costs in accuracy, as JSON: the worst head of every generator, with the
-///        error limit and without; and the first call of a process. run_gpu.py keeps it.
+/// \brief What `cuda_int8` costs in accuracy, as JSON: the worst head of every generator and of inputs
+///        captured from a real model, with the error limit and without; and the first call of a
+///        process. run_gpu.py keeps it.
+///
+///     attn_int8_report QUERY KEY VALUE B H L E    files of float16 numbers, (B, H, L, E)
 ///
 /// Exits with 1 where a promise is broken: cosine 0.9999 and relative L2 0.013 on gauss, relative
 /// L1 0.03 on each generator, the limit where one was asked for, 50 ms for the first call.
@@ -13,6 +16,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <stdexcept>
 #include <string>
 
 namespace {
@@ -77,34 +82,55 @@ Worst worst_head(const Qkv& x, const Reference& want, double limit) {
     return worst;
 }
 
+/// A row for each limit.
+void print_rows(const char* name, const Qkv& x) {
+    static bool first = true;
+    const Reference want = reference(x.query, x.key, x.value);
+    for (double limit : {0.0, 0.005, 0.015}) {
+        const Worst w = worst_head(x, want, limit);
+        const bool gauss = std::strcmp(name, "gauss") == 0;
+        bool kept = limit == 0 ? w.l1 <= 0.03 : w.l2 <= limit;
+        if (gauss && limit == 0) kept = kept && w.cosine >= 0.9999 && w.l2 <= 0.013;
+        broken |= !kept;
+        std::printf(
+            "%s  {\"inputs\": \"%s\", \"dtype\": \"%s\", \"E\": %d, \"L\": %d, \"limit\": %g, "
+            "\"cosine\": %.7f, \"relative_l1\": %.3g, \"relative_l2\": %.3g, \"max_error\": %.3g, "
+            "\"logsumexp_error\": %.3g, \"kept\": %s}",
+            first ? "" : ",\n", name, name_of(x.query.dtype()),
+            static_cast<int>(x.query.shape()[3]), static_cast<int>(x.query.shape()[2]), limit,
+            w.cosine, w.l1, w.l2, w.max, w.logsumexp, kept ? "true" : "false");
+        first = false;
+    }
+}
+
+Tensor captured(const char* path, const Index (&shape)[4]) {
+    Tensor tensor({shape[0], shape[1], shape[2], shape[3]}, DType::float16);
+    const auto bytes = static_cast<std::streamsize>(tensor.bytes());
+    std::ifstream file(path, std::ios::binary | std::ios::ate);
+    if (!file || file.tellg() != bytes)
+        throw std::runtime_error(std::string(path) + ": expected a file of " +
+                                 std::to_string(bytes) + " bytes");
+    file.seekg(0);
+    file.read(static_cast<char*>(tensor.data()), bytes);
+    return tensor;
+}
+
 }  // namespace
 
-int main() try {
+int main(int argc, char** argv) try {
+    if (argc != 8) throw std::runtime_error("needs QUERY KEY VALUE B H L E");
+    Index shape[4];
+    for (int i = 0; i < 4; ++i) shape[i] = std::stoll(argv[4 + i]);
+    const Tensor query = captured(argv[1], shape), key = captured(argv[2], shape),
+                 value = captured(argv[3], shape);
     print_cold();
-    bool first = true;
-    for (DType dtype : {DType::float16, DType::bfloat16, DType::float32})
+    for (DType dtype : {DType::float16, DType::bfloat16, DType::float32}) {
         for (Index E : {64, 128})
             for (Index L : {256, 1024})  // the fused kernel, and the pre-pass
-                for (const Generator& g : generators()) {
-                    const Qkv x = generate(g.name, {1, 4, 4, L, L, E, E}, 1, dtype);
-                    const Reference want = reference(x.query, x.key, x.value);
-                    for (double limit : {0.0, 0.005, 0.015}) {
-                        const Worst w = worst_head(x, want, limit);
-                        const bool gauss = std::strcmp(g.name, "gauss") == 0;
-                        bool kept = limit == 0 ? w.l1 <= 0.03 : w.l2 <= limit;
-                        if (gauss && limit == 0) kept = kept && w.cosine >= 0.9999 && w.l2 <= 0.013;
-                        broken |= !kept;
-                        std::printf(
-                            "%s  {\"inputs\": \"%s\", \"dtype\": \"%s\", \"E\": %d, \"L\": %d, "
-                            "\"limit\": %g, \"cosine\": %.7f, \"relative_l1\": %.3g, "
-                            "\"relative_l2\": %.3g, \"max_error\": %.3g, \"logsumexp_error\": "
-                            "%.3g, \"kept\": %s}",
-                            first ? "" : ",\n", g.name, name_of(dtype), static_cast<int>(E),
-                            static_cast<int>(L), limit, w.cosine, w.l1, w.l2, w.max, w.logsumexp,
-                            kept ? "true" : "false");
-                        first = false;
-                    }
-                }
+                for (const Generator& g : generators())
+                    print_rows(g.name, generate(g.name, {1, 4, 4, L, L, E, E}, 1, dtype));
+        print_rows("captured", {query.to(dtype), key.to(dtype), value.to(dtype)});
+    }
     std::printf("\n]}\n");
     return broken;
 } catch (const std::exception& error) {

@@ -7,7 +7,8 @@
     --build     the library, the tests and the C door, with ptxas' report on each kernel
     --test      the property tests of every GPU tier, and the tests that hold device memory
     --sanitize  compute-sanitizer: memcheck, racecheck, initcheck, synccheck on thirty-six shapes
-    --accuracy  cuda_int8 on every generator, with an error limit and without; its first call
+    --accuracy  cuda_int8 on every generator and on captured inputs, with an error limit and
+                without; its first call (needs numpy)
     --bench     beside torch's backends, in one process (needs torch); the rates of the GPU's units
     --first     the first call of a process, beside torch's (needs torch)
     --python    the Python module with its GPU tiers: its tests on CUDA tensors, torch's backends and
@@ -117,6 +118,18 @@ def sanitize(args):
         return dict(pool.map(one, TOOLS))
 
 
+def captured(folder):
+    """The inputs captured from a real model as bare numbers, for a program that is built without
+    the reader of their format: [query, key, value, B, H, L, E]."""
+    import numpy
+
+    arrays = {name: numpy.load(ROOT / "tests" / "data" / f"{name}.npy").astype("<f2")
+              for name in ("query", "key", "value")}
+    for name, array in arrays.items():
+        array.tofile(folder / f"{name}.f16")
+    return [folder / f"{name}.f16" for name in arrays] + list(map(str, arrays["query"].shape))
+
+
 def machine():
     def ask(what):
         return subprocess.run(["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"],
@@ -183,7 +196,7 @@ def main():
             write(args.to / f"gpu_tests_{gpu}.json", "the GPU tiers' tests on a GPU",
                   dict(green=green, **results))
     if everything or args.accuracy:
-        code, text = command([args.build_dir / "tests" / "attn_int8_report"],
+        code, text = command([args.build_dir / "tests" / "attn_int8_report", *captured(args.out)],
                              args.out / "int8.json")
         ok = ok and code == 0
         if text.rstrip().endswith("]}"):
