@@ -49,10 +49,10 @@ struct Plan {
     bool wgmma = false;
     Index value_columns = 0;
     gpu::MaskPlan mask;
-    Piece value;                                   // packed copy
-    Piece key, key_scale, blocks, mean, floating;  // gpu::Int8Keys
+    Piece value;                                               // packed copy
+    Piece key, key_scale, blocks, mean, floating, key_square;  // gpu::Int8Keys
     Index query_rows = 0;
-    Piece query, factor, shift, without;  // gpu::Int8Queries
+    Piece query, factor, shift, without, query_square;  // gpu::Int8Queries
     Piece again, next_block, samples, above, mma;
     gpu::Pieces pieces;
 
@@ -77,9 +77,11 @@ struct Plan {
         Int8Problem mapped;
         mapped.problem = p;
         mapped.value_stride = value_strides(p);
-        const bool masking =
-            mask.masking == gpu::Masking::none || mask.masking == gpu::Masking::bits;
-        wgmma = gpu::has_wgmma() && masking && head_dim <= 128 && gpu::can_map(mapped.values());
+        mapped.mask_stride = mask.mask_stride;
+        const bool dense =
+            mask.masking == gpu::Masking::bytes || mask.masking == gpu::Masking::additive;
+        wgmma = gpu::has_wgmma() && head_dim <= 128 && gpu::can_map(mapped.values()) &&
+                (!dense || (p.mask.dtype != DType::float32 && gpu::can_map(mapped.mask_rows())));
         const Saturating heads = counted(p.B) * counted(gpu::int8_key_heads(p));
         const Saturating of_64 = heads * counted((p.S + 63) / 64);
         key = pieces.take(of_64 * counted(64 * head_dim));
@@ -94,6 +96,10 @@ struct Plan {
         factor = pieces.take(all_rows * Saturating{sizeof(float)});
         shift = pieces.take(all_rows * Saturating{sizeof(float)});
         without = pieces.take(all_rows);
+        if (wgmma && mask.masking != gpu::Masking::additive) {
+            query_square = pieces.take(all_rows * Saturating{sizeof(float)});
+            key_square = pieces.take(heads * Saturating{sizeof(float)});
+        }
         again = pieces.take(counted(p.B) * counted(p.Hq) * counted((p.L + rows - 1) / rows));
         next_block = pieces.take(Saturating{sizeof(unsigned long long)});
         if (!limited) return;
@@ -141,6 +147,10 @@ void run_on_device(const Problem& p) {
     at(plan.factor, int8.queries.factor);
     at(plan.shift, int8.queries.shift);
     at(plan.without, int8.queries.without);
+    if (plan.query_square.used()) {
+        at(plan.query_square, int8.queries.square);
+        at(plan.key_square, int8.keys.square);
+    }
     at(plan.again, int8.again);
     at(plan.next_block, int8.next_block);
     plan.mask.prepare(int8, workspace.data(), stream);

@@ -45,6 +45,8 @@ struct Int8Keys {
     KeyBlock* block = nullptr;         ///< (B, heads, blocks)
     float* mean = nullptr;             ///< (B, heads, head_dim)
     std::uint8_t* floating = nullptr;  ///< (B, heads) has a key without integers
+    /// (B, heads) of the norm of the longest rounded key, see cuda_int8_round.cu. Null: not asked
+    float* square = nullptr;
 
     /// \brief Place of query head h of batch b among (B, heads).
     ATTN_HD Index place(const Problem& p, Index b, Index h) const {
@@ -59,6 +61,9 @@ struct Int8Queries {
     float* factor = nullptr;       ///< (B, Hq, rows) step * |scale|, in the kernel's units
     float* shift = nullptr;        ///< (B, Hq, rows) q . mean, which smoothing took; for logsumexp
     std::uint8_t* without = nullptr;  ///< (B, Hq, rows) 1: a number of the row has no integer
+    /// (B, Hq, rows) of the norm of the rounded row * |scale|, in the kernel's units: no score of the row
+    /// is above the root of this times a key's (Cauchy and Schwarz). Null: not asked
+    float* square = nullptr;
 };
 
 /// \brief Parameters of the kernels. Of `MmaProblem`, query and key are not used.
@@ -80,6 +85,10 @@ struct Int8Problem : MmaProblem {
                 problem.S,
                 value_columns,
                 value_stride};
+    }
+    /// \brief The mask, if it is dense.
+    MappedRows mask_rows() const {
+        return {problem.mask.dtype, mask, problem.B, problem.Hq, problem.L, problem.S, mask_stride};
     }
 };
 

@@ -106,7 +106,7 @@ __device__ __forceinline__ void round_queries(const Int8Problem& p, Index b, Ind
     };
     const QueryScales scales{reinterpret_cast<float*>(shared + Shape::factor_at),
                              reinterpret_cast<float*>(shared + Shape::shift_at),
-                             shared + Shape::without_at};
+                             shared + Shape::without_at, nullptr};
     const ScaleOf scale(p.problem);
     const float unit = natural ? scale.size : scale.size * WarpRows<typename Shape::Base>::log2_e;
     if (p.problem.logsumexp.absent()) mean = nullptr;  // no shift is asked for
@@ -183,7 +183,7 @@ __device__ void prepare_whole_keys(const Int8Problem& p, Index b, Index h, Index
                 return reinterpret_cast<uint4*>(shared + Shape::key_at +
                                                 j / 64 * Shape::int8_tile_bytes +
                                                 swizzled<HD>(j % 64, at.half * (HD / 32) + piece));
-            });
+            }).step;
         if (at.half == 0) scale[j] = step;
     }
     __syncthreads();

@@ -27,32 +27,39 @@ using Int8MainShape = std::conditional_t<HeadDim == 256, Int8Shape<T, 256, 4, 1,
                                          Int8Shape<T, HeadDim, 4, 2, SmallTile ? 32 : 64>>;
 
 /// \brief The kernel of cuda_int8_wgmma.cuh: no more blocks than have a place at once.
-template <class T, int HeadDim, bool masked>
+template <class T, int HeadDim, Masking masking>
 void launch_int8_wgmma(Int8Problem p, cudaStream_t stream) {
-    using Shape = Int8WgmmaShape<T, HeadDim>;
+    using Shape = Int8WgmmaShape<T, HeadDim, masking>;
     const Index tiles = (p.problem.L + Shape::rows - 1) / Shape::rows;
     p.query_tiles = static_cast<int>(tiles);
     const Index blocks = tiles * p.problem.B * p.problem.Hq;
-    const CUtensorMap values = map_rows(p.values(), Shape::Keys);
+    Int8Maps maps{map_rows(p.values(), Shape::Keys), {}};
+    if constexpr (Shape::dense) maps.mask = map_rows(p.mask_rows(), Shape::rows);
     if (p.problem.visible(0) < p.problem.S) {
         constexpr Index cache = 16 << 20;  // bytes, well below the L2 cache's
         p.heads_in_turn = cache / (p.keys.blocks * 64 * 3 * HeadDim) + 1;
     }
     const Index places = multiprocessors();
-    launch_early<int8_wgmma_kernel<Shape, masked>>(blocks < places ? blocks : places,
-                                                   Shape::all_threads, Shape::shared_bytes, stream,
-                                                   p, values, blocks);
-    launch<int8_wgmma_again_kernel<Shape, masked>>(second_blocks(blocks), Shape::all_threads,
-                                                   Shape::shared_bytes, stream, p, values, blocks);
+    launch_early<int8_wgmma_kernel<Shape>>(blocks < places ? blocks : places, Shape::all_threads,
+                                           Shape::shared_bytes, stream, p, maps, blocks);
+    launch<int8_wgmma_again_kernel<Shape>>(second_blocks(blocks), Shape::all_threads,
+                                           Shape::shared_bytes, stream, p, maps, blocks);
 }
 
 template <class T, int HeadDim>
 void launch_int8_masking(const Int8Problem& p, Masking masking, cudaStream_t stream) {
     using Shape = Int8MainShape<T, HeadDim, false>;
     if constexpr (HeadDim <= 128)
-        if (p.wgmma)
-            return masking == Masking::none ? launch_int8_wgmma<T, HeadDim, false>(p, stream)
-                                            : launch_int8_wgmma<T, HeadDim, true>(p, stream);
+        if (p.wgmma) switch (masking) {
+                case Masking::none:
+                    return launch_int8_wgmma<T, HeadDim, Masking::none>(p, stream);
+                case Masking::bits:
+                    return launch_int8_wgmma<T, HeadDim, Masking::bits>(p, stream);
+                case Masking::bytes:
+                    return launch_int8_wgmma<T, HeadDim, Masking::bytes>(p, stream);
+                case Masking::additive:
+                    return launch_int8_wgmma<T, HeadDim, Masking::additive>(p, stream);
+            }
     switch (masking) {
         case Masking::none:
             return launch_int8_shape<Shape, Masking::none, std::uint8_t>(p, stream);

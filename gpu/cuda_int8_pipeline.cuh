@@ -20,28 +20,44 @@ namespace attn::gpu {
 template <class T, int HeadDim>
 using Int8WgmmaBase =
     MmaShape<T, HeadDim, HeadDim == 64 ? 16 : 8, 1, HeadDim == 64 ? 64 : 128, false>;
-template <class T, int HeadDim>
+template <class T, int HeadDim, Masking masking_>
 struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     using Base = Int8WgmmaBase<T, HeadDim>;
+    static constexpr Masking masking = masking_;
+    /// Tiles that nobody sees are left out: the copying thread says which ones come.
+    static constexpr bool listed = masking == Masking::bits;
+    /// Scores are scaled, the mask is added, then come units of log 2.
+    static constexpr bool natural = masking == Masking::additive;
+    /// A dense mask comes tile by tile, as the keys do; planes of 64 keys.
+    static constexpr bool dense = natural || masking == Masking::bytes;
+    static constexpr int mask_planes = dense ? Base::Keys / 64 : 0;
+    static constexpr int mask_plane_bytes = Base::rows * (natural ? 128 : 64);
+    static constexpr int mask_bytes = mask_planes * mask_plane_bytes;
     // Of a thread: all get as many at the start, then they are dealt out anew.
     static constexpr int consumer_registers = HeadDim == 64 ? 112 : 232;
     static constexpr int copier_registers = HeadDim == 64 ? 32 : 40;
     static constexpr int consumers = Base::threads;
     static constexpr int all_threads = consumers + 128;  // four warps more, of which one copies
     // A tile is on its way for longer than the one before it takes.
-    static constexpr int stages = HeadDim == 64 ? 4 : 3;
+    static constexpr int stages = HeadDim == 64 ? (natural ? 3 : 4) : (dense ? 2 : 3);
     static constexpr int planes = HeadDim / 64, plane_bytes = Base::Keys * 128;
     static constexpr int int8_query_bytes = Base::rows * HeadDim;
     static constexpr int int8_tile_bytes = Base::Keys * HeadDim;
     static constexpr int scale_bytes = Base::Keys * 4;
     static constexpr int key_at = 2 * int8_query_bytes;
     static constexpr int value_at = key_at + stages * int8_tile_bytes;
-    static constexpr int out_at = value_at + stages * Base::tile_bytes;
+    static constexpr int mask_at = value_at + stages * Base::tile_bytes;
+    static constexpr int out_at = mask_at + stages * mask_bytes;
     static constexpr int scale_at = out_at + Base::query_bytes;
     static constexpr int barriers_at = scale_at + stages * scale_bytes;
     static constexpr int tasks_at = barriers_at + 160;
     static constexpr int labels_at = tasks_at + 128;
     static constexpr int shared_bytes = labels_at + 8 * stages + 1024;  // tiles start at 1024 bytes
+};
+
+/// \brief Tensors as the copy engine knows them; the mask if it is dense.
+struct Int8Maps {
+    CUtensorMap values, mask;
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -131,7 +147,7 @@ struct Int8Task {
     Index b, h, first_row;
     Index row;                  ///< the first one among all query rows
     Index keys;                 ///< among (B, heads of keys)
-    const std::uint32_t* mask;  ///< bits of the first row, if there is a mask
+    const std::uint32_t* mask;  ///< bits of the first row, if the mask is bits
 };
 
 /// \brief The block of rows that is taken as number `turn`. Under a causal rule those with most keys
@@ -146,12 +162,12 @@ __device__ inline Index block_in_turn(const Int8Problem& p, Index turn) {
 }
 
 /// \brief Copies what a block of rows needs, tile by tile, as room comes free. The work of one thread.
-///        (A wait for parity ^ 1 does not wait at a stage that was never used.) With a mask, tiles
-///        that nobody sees are left out, and behind the last one comes an empty one.
+///        (A wait for parity ^ 1 does not wait at a stage that was never used.) With a mask of
+///        bits, tiles that nobody sees are left out, and behind the last one comes an empty one.
 /// \param slot  of the query tile
-/// \param labels  (stages), used with a mask
-template <class Shape, bool masked>
-__device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& values, Index block,
+/// \param labels  (stages), used with a mask of bits
+template <class Shape>
+__device__ inline void copy_int8_tiles(const Int8Problem& p, const Int8Maps& maps, Index block,
                                        int slot, volatile Int8Task& task,
                                        volatile TileLabel* labels, std::uint32_t memory,
                                        const Int8Barriers<Shape::stages>& barriers,
@@ -164,7 +180,7 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& 
     task.block = block, task.b = place.b, task.h = place.h, task.first_row = place.first_row;
     task.row = row, task.keys = keys_at;
     const std::uint8_t* classes = nullptr;
-    if constexpr (masked) {
+    if constexpr (Shape::listed) {
         task.mask = static_cast<const std::uint32_t*>(p.mask) +
                     p.mask_stride(place.b, place.h, place.first_row);
         classes = p.tile_class + p.class_stride(place.b, place.h, place.first_row / class_tile);
@@ -177,32 +193,43 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const CUtensorMap& 
     const int value_head =
         p.value_stride.head == 0 ? 0 : static_cast<int>(problem.key_head(place.h));
     const int value_batch = p.value_stride.batch == 0 ? 0 : static_cast<int>(place.b);
+    const int mask_head = p.mask_stride.head == 0 ? 0 : static_cast<int>(place.h);
+    const int mask_batch = p.mask_stride.batch == 0 ? 0 : static_cast<int>(place.b);
     const int tiles = tiles_up_to<Shape>(problem, place.first_row + Shape::rows - 1);
     for (int j = 0; j < tiles; ++j) {
         TileLabel label{j, 0};
-        if constexpr (masked) label = label_of<Shape>(p, classes, problem.L - place.first_row, j);
+        if constexpr (Shape::listed)
+            label = label_of<Shape>(p, classes, problem.L - place.first_row, j);
         if (label.tile < 0) continue;
         const int stage = turn.stage;
         const Index at = static_cast<Index>(j) * KT, left = p.keys.blocks * 64 - at;
         const int keys = left < KT ? static_cast<int>(left) : KT;
         barrier_wait(barriers.key_empty(stage), turn.parity ^ 1);
-        if constexpr (masked) labels[stage].tile = label.tile, labels[stage].mixed = label.mixed;
-        barrier_expect(barriers.key_full(stage), keys * (HD + 4));
+        if constexpr (Shape::listed)
+            labels[stage].tile = label.tile, labels[stage].mixed = label.mixed;
+        barrier_expect(barriers.key_full(stage), keys * (HD + 4) + Shape::mask_bytes);
         copy_bytes(memory + Shape::key_at + stage * Shape::int8_tile_bytes,
                    p.keys.key + (head + at) * HD, keys * HD, barriers.key_full(stage));
         copy_bytes(memory + Shape::scale_at + stage * Shape::scale_bytes, p.keys.scale + head + at,
                    keys * 4, barriers.key_full(stage));
+#pragma unroll
+        for (int plane = 0; plane < Shape::mask_planes; ++plane)
+            copy_box(memory + Shape::mask_at + stage * Shape::mask_bytes +
+                         plane * Shape::mask_plane_bytes,
+                     &maps.mask, static_cast<int>(at) + plane * 64,
+                     static_cast<int>(place.first_row), mask_head, mask_batch,
+                     barriers.key_full(stage));
         barrier_wait(barriers.value_empty(stage), turn.parity ^ 1);
         barrier_expect(barriers.value_full(stage), Shape::tile_bytes);
 #pragma unroll
         for (int plane = 0; plane < Shape::planes; ++plane)
             copy_box(
                 memory + Shape::value_at + stage * Shape::tile_bytes + plane * Shape::plane_bytes,
-                &values, plane * 64, static_cast<int>(at), value_head, value_batch,
+                &maps.values, plane * 64, static_cast<int>(at), value_head, value_batch,
                 barriers.value_full(stage));
         turn.next();
     }
-    if constexpr (masked) {
+    if constexpr (Shape::listed) {
         barrier_wait(barriers.key_empty(turn.stage), turn.parity ^ 1);
         labels[turn.stage].tile = -1;
         barrier_arrive(barriers.key_full(turn.stage));

@@ -61,7 +61,29 @@ struct QueryUnit {
 };
 
 __device__ QueryScales scales_at(const Int8Problem& p, Index row) {
-    return {p.queries.factor + row, p.queries.shift + row, p.queries.without + row};
+    return {p.queries.factor + row, p.queries.shift + row, p.queries.without + row,
+            p.queries.square == nullptr ? nullptr : p.queries.square + row};
+}
+
+/// Raises the head's square of a norm to those of these keys. What no query sees must not count: keys
+/// that the causal rule hides do not, and if a mask hides one of the others from all of the last rows
+/// (whether earlier ones see it is not asked), the head has no bound. The work of a warp.
+/// \param square  of the lane's key, whose number is `key`
+__device__ void raise_square(const Int8Problem& p, const KeyRows& rows, Index key, float square) {
+    if (p.keys.square == nullptr) return;
+    const Problem& problem = p.problem;
+    if (problem.L == 0 || key >= problem.visible(problem.L - 1)) square = 0;
+    // Of numbers from 0 on, the bits are in the same order.
+    const unsigned most = __reduce_max_sync(~0u, __float_as_uint(square));
+    if (threadIdx.x % 32 == 0) atomicMax(reinterpret_cast<unsigned*>(p.keys.square) + rows.n, most);
+}
+/// Do the last rows see all keys of a block that the causal rule shows them?
+__device__ bool last_rows_see(const Int8Problem& p, const RoundTask& task, const KeyRows& rows) {
+    const Problem& problem = p.problem;
+    if (problem.mask_kind == MaskKind::none || problem.L == 0) return true;
+    const Index block = rows.first / 64, last = (problem.L - 1) / class_tile * class_tile;
+    return seen_keys<false>(problem, rows.head.b, rows.head.hk, block) ==
+           seen_of(p, rows.head, block, task.bits, last);
 }
 
 /// Writes which of the keys have integers, and which of the others are seen. The work of a warp.
@@ -77,6 +99,8 @@ __device__ void write_found(const Int8Problem& p, const RoundTask& task, const K
     KeyBlock found{(high << 32 | low) & exist, 0};
     if (found.integer != exist)
         found.floating = seen_of(p, rows.head, block, task.bits) & exist & ~found.integer;
+    if (p.keys.square != nullptr && !last_rows_see(p, task, rows))
+        raise_square(p, rows, 0, CUDART_INF_F);
     if (lane != 0) return;
     p.keys.block[rows.n * p.keys.blocks + block] = found;
     if (found.floating != 0) p.keys.floating[rows.n] = true;
@@ -145,9 +169,10 @@ __global__ void __launch_bounds__(threads, round_blocks<HeadDim>)
         smooth_key<HeadDim>(x, mean, at.half, side);
         clear_rows(x, !integers || rows.first + at.row >= problem.S);
         __syncthreads();  // the rows have been read; their integers take their place
-        const float scale =
+        const RoundedRow row =
             round_row<HeadDim>(x, side, rotation_factor(HeadDim, Operand::key), 1.0f, piece);
-        if (at.half == 0) p.keys.scale[rows.of_all + at.row] = scale;
+        if (at.half == 0) p.keys.scale[rows.of_all + at.row] = row.step;
+        raise_square(p, rows, rows.first + at.row, row.step * row.step * row.squares);
         if (thread < 32) write_found(p, task, rows, integers_of);
         to = p.keys.key + rows.of_all * HeadDim;
     }
@@ -197,6 +222,7 @@ __global__ void __launch_bounds__(threads, 4)
     wait_for_last_kernel();
     __shared__ float mean[HeadDim];
     __shared__ bool integers[64];
+    __shared__ float square[64];
     __shared__ float staging[threads / 32 * Rotation<HeadDim>::staging_floats];
     const KeyRows rows(p, first_block + blockIdx.x);
     for (int e = threadIdx.x; e < HeadDim; e += threads)
@@ -209,9 +235,11 @@ __global__ void __launch_bounds__(threads, 4)
         [&](int j, int piece) {
             return reinterpret_cast<uint4*>(key + swizzled<HeadDim>(j, piece));
         },
-        p.keys.scale + rows.of_all, integers, rotate, staging);
+        p.keys.scale + rows.of_all, integers, square, rotate, staging);
     __syncthreads();
-    if (threadIdx.x < 32) write_found(p, task, rows, integers);
+    if (threadIdx.x >= 32) return;
+    for (int j = threadIdx.x; j < 64; j += 32) raise_square(p, rows, rows.first + j, square[j]);
+    write_found(p, task, rows, integers);
 }
 
 template <int HeadDim>

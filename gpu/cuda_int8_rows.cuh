@@ -147,7 +147,24 @@ struct QueryScales {
     float* factor;          ///< (rows) step of the row * `unit`; not 0, so that -inf stays -inf
     float* shift;           ///< (rows) q . mean of K, which smoothing took from its scores
     std::uint8_t* without;  ///< (rows) 1: a row with a number that has no integer
+    float* square;          ///< (rows) see Int8Queries; null: nobody asks
 };
+
+/// \brief squares + the squares of sixteen integers.
+__device__ inline int add_squares(const uint4& bytes, int squares) {
+    const int word[] = {static_cast<int>(bytes.x), static_cast<int>(bytes.y),
+                        static_cast<int>(bytes.z), static_cast<int>(bytes.w)};
+#pragma unroll
+    for (int w = 0; w < 4; ++w) squares = __dp4a(word[w], word[w], squares);
+    return squares;
+}
+/// \brief The sum over a row whose parts lie in `Lanes` neighbouring lanes.
+template <int Lanes>
+__device__ inline float sum_of_row(int part) {
+#pragma unroll
+    for (int apart = 1; apart < Lanes; apart *= 2) part += __shfl_xor_sync(~0u, part, apart);
+    return static_cast<float>(part);
+}
 
 /// \brief Query rows first_row .. of head (b, h) become integers, in a tile of rows of
 ///        HeadDim bytes at `tile(row, piece of 16 channels)`. The work of a whole block.
@@ -192,9 +209,13 @@ __device__ inline void quantize_queries(const Problem& p, Index b, Index h, Inde
                 dot += __shfl_xor_sync(~0u, dot, apart);
             rotate(x[n], staging + warp * Rotation<HeadDim>::staging_floats);
             const Quantizer quantizer(row_magnitude<HeadDim>(x[n]));
-            *tile(row, first / lane_channels) = sixteen_bytes(quantizer, x[n]);
+            const uint4 bytes = sixteen_bytes(quantizer, x[n]);
+            *tile(row, first / lane_channels) = bytes;
+            const float squares = sum_of_row<lanes_of_row(HeadDim)>(add_squares(bytes, 0));
             if (first == 0) {
-                to.factor[row] = fmaxf(quantizer.scale * unit, 0x1p-126f);
+                const float factor = fmaxf(quantizer.scale * unit, 0x1p-126f);
+                to.factor[row] = factor;
+                if (to.square != nullptr) to.square[row] = factor * factor * squares;
                 to.without[row] = !integers;
                 to.shift[row] = dot;
             }
@@ -318,10 +339,11 @@ __device__ inline float mean_of(const float* sums, Index stride, const KeyBlock*
 /// \param scale  (Keys)
 /// \param mean  (HeadDim), shared memory
 /// \param has_integers  (Keys) false: a key with a number that has none
+/// \param square  (Keys) of the norms of the rounded keys
 template <int HeadDim, int Keys, int Threads, class Tile>
 __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index first_key, bool wide,
                                   const float* mean, Tile&& tile, float* scale, bool* has_integers,
-                                  const Rotation<HeadDim>& rotate, float* staging) {
+                                  float* square, const Rotation<HeadDim>& rotate, float* staging) {
     constexpr int at_once = Threads / 32 * rows_of_warp(HeadDim);
     constexpr int batch = Keys / at_once < 2 ? 1 : 2;  // rows under way, for a lane
     static_assert(Keys == smoothing_block && Keys % (at_once * batch) == 0);
@@ -351,8 +373,13 @@ __device__ inline void round_keys(const Problem& p, Index b, Index hk, Index fir
                               : 0.0f;
             rotate(x[n], staging + warp * Rotation<HeadDim>::staging_floats);
             const Quantizer quantizer(row_magnitude<HeadDim>(x[n]));
-            *tile(j, first / lane_channels) = sixteen_bytes(quantizer, x[n]);
-            if (first == 0) scale[j] = quantizer.scale;
+            const uint4 bytes = sixteen_bytes(quantizer, x[n]);
+            *tile(j, first / lane_channels) = bytes;
+            const float squares = sum_of_row<lanes_of_row(HeadDim)>(add_squares(bytes, 0));
+            if (first == 0) {
+                scale[j] = quantizer.scale;
+                square[j] = quantizer.scale * quantizer.scale * squares;
+            }
         }
     }
 }

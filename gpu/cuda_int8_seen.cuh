@@ -10,16 +10,18 @@ namespace attn::gpu {
 
 /// \brief Which of the keys 64 block .. + 63 some query of head (b, h) may see, one bit each. The
 ///        work of a whole warp; reads no more rows of the mask than it must.
+/// \param first_row  of those that are asked
 /// \tparam masked  false: there is no mask
 template <bool masked = true>
-__device__ inline std::uint64_t seen_keys(const Problem& p, Index b, Index h, Index block) {
+__device__ inline std::uint64_t seen_keys(const Problem& p, Index b, Index h, Index block,
+                                          Index first_row = 0) {
     const Index first = block * smoothing_block;
     const Index limit = p.L == 0 ? 0 : p.visible(p.L - 1) - first;  // the last query sees the most
     if (limit <= 0) return 0;
     const std::uint64_t all = limit >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << limit) - 1;
     if (!masked || p.mask_kind == MaskKind::none) return all;
     const int lane = threadIdx.x % 32;
-    const Index last = p.mask.stride[2] == 0 ? p.L - 1 : 0;
+    const Index last = p.mask.stride[2] == 0 ? p.L - 1 : first_row;
     constexpr int at_once = 8;  // rows under way
     std::uint64_t seen = 0;
     for (Index i = p.L - 1; i >= last; i -= at_once) {
@@ -58,7 +60,8 @@ struct KeyHead {
 };
 
 /// \brief `seen_keys` where the mask has been packed to bits and tile classes.
-__device__ inline std::uint64_t seen_in_bits(const Int8Problem& p, Index b, Index h, Index block) {
+__device__ inline std::uint64_t seen_in_bits(const Int8Problem& p, Index b, Index h, Index block,
+                                             Index first_row) {
     static_assert(class_tile == smoothing_block);
     const Problem& problem = p.problem;
     const Index first = block * smoothing_block;
@@ -73,35 +76,45 @@ __device__ inline std::uint64_t seen_in_bits(const Int8Problem& p, Index b, Inde
     const auto at = [&](const std::uint32_t* word) {  // in the order of `mask_bit`
         return word[0] | static_cast<std::uint64_t>(word[1]) << 32;
     };
+    const Index tiles = one_row ? 1 : (problem.L + class_tile - 1) / class_tile;
     std::uint64_t seen = 0;
-    for (Index tile = one_row ? 0 : (problem.L - 1) / class_tile; tile >= 0; --tile) {
-        if ((cell[tile * p.class_stride.row] & some_visible) == 0) continue;
-        std::uint64_t whole = 0, cut = 0;  // cut: rows that do not see all 64 keys, in key order
-        for (int side = 0; side < class_tile; side += 32) {
-            const Index i = (one_row ? problem.L - 1 : tile * class_tile) + side + lane;
-            const Index left = i < problem.L ? problem.visible(i) - first : 0;
-            if (left <= 0) continue;
-            const std::uint64_t row = at(words + i * p.mask_stride.row);
-            if (left >= 64)
-                whole |= row;
-            else
-                cut |= in_key_order(row) & ((std::uint64_t{1} << left) - 1);
+    const Index first_tile = one_row ? 0 : first_row / class_tile;
+    for (Index last = tiles - 1; last >= first_tile && seen != all; last -= 32) {
+        // Classes of 32 tiles at once: one by one, each would cost its whole latency.
+        const bool visible = last - lane >= first_tile &&
+                             (cell[(last - lane) * p.class_stride.row] & some_visible) != 0;
+        std::uint32_t left = __ballot_sync(~0u, visible);
+        for (; left != 0 && seen != all; left &= left - 1) {
+            const Index tile = last - (__ffs(static_cast<int>(left)) - 1);
+            std::uint64_t whole = 0,
+                          cut = 0;  // cut: rows that do not see all 64 keys, in key order
+            for (int side = 0; side < class_tile; side += 32) {
+                const Index i = (one_row ? problem.L - 1 : tile * class_tile) + side + lane;
+                const Index keys = i < problem.L ? problem.visible(i) - first : 0;
+                if (keys <= 0) continue;
+                const std::uint64_t row = at(words + i * p.mask_stride.row);
+                if (keys >= 64)
+                    whole |= row;
+                else
+                    cut |= in_key_order(row) & ((std::uint64_t{1} << keys) - 1);
+            }
+            const std::uint64_t mine = in_key_order(whole) | cut;
+            seen |= __reduce_or_sync(~0u, static_cast<std::uint32_t>(mine)) |
+                    static_cast<std::uint64_t>(
+                        __reduce_or_sync(~0u, static_cast<std::uint32_t>(mine >> 32)))
+                        << 32;
         }
-        const std::uint64_t mine = in_key_order(whole) | cut;
-        seen |= __reduce_or_sync(~0u, static_cast<std::uint32_t>(mine)) |
-                static_cast<std::uint64_t>(
-                    __reduce_or_sync(~0u, static_cast<std::uint32_t>(mine >> 32)))
-                    << 32;
-        if (seen == all) break;
     }
     return seen;
 }
 
 /// \brief Those of the keys 64 block .. + 63 that some query may see. The work of a whole warp.
+/// \param first_row  of those that are asked: the first one of a tile
 __device__ inline std::uint64_t seen_of(const Int8Problem& p, const KeyHead& head, Index block,
-                                        bool bits) {
+                                        bool bits, Index first_row = 0) {
     const Index h = head.query_head(p);
-    return bits ? seen_in_bits(p, head.b, h, block) : seen_keys(p.problem, head.b, h, block);
+    return bits ? seen_in_bits(p, head.b, h, block, first_row)
+                : seen_keys(p.problem, head.b, h, block, first_row);
 }
 
 }  // namespace attn::gpu

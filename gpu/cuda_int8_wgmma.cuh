@@ -1,7 +1,6 @@
 /// \file
-/// \brief The main kernel of `cuda_int8` on sm_90a, without a mask or with one that has been packed
-///        to bits: the same integers through `wgmma`, which reads keys and values from shared
-///        memory, for four warps at a time.
+/// \brief The main kernel of `cuda_int8` on sm_90a: the same integers through `wgmma`, which reads
+///        queries, keys and values from shared memory, for four warps at a time.
 ///
 ///     shared memory   query tiles  (2, rows, HeadDim)          bytes: one in work, one to come
 ///                     key tiles    (stages, Keys, HeadDim)     bytes, with (stages, Keys) steps
@@ -86,11 +85,79 @@ struct MaskBits {
     }
 };
 
+/// \brief Which of 16 bytes are not 0: a bit for each, the first one lowest.
+__device__ inline unsigned set_bytes(uint4 raw) {
+    if (((raw.x | raw.y | raw.z | raw.w) & 0xfefefefe) != 0)  // not as a compiler writes `bool`
+        raw = {__vsetne4(raw.x, 0), __vsetne4(raw.y, 0), __vsetne4(raw.z, 0), __vsetne4(raw.w, 0)};
+    constexpr unsigned low = 0x08040201, high = 0x80402010;  // a byte's place among eight
+    return __dp4a(raw.y, high, __dp4a(raw.x, low, 0u)) | __dp4a(raw.w, high, __dp4a(raw.z, low, 0u))
+                                                             << 8;
+}
+
+/// \brief The mask of a tile, if it is dense, for the two rows of a lane: hides scores, or scales them
+///        and is added.
+/// \param mask  shared memory: (planes, rows, 64) bytes or 16-bit elements
+template <class Shape>
+__device__ inline void apply_dense_mask(float (&score)[Shape::Keys / 8][4],
+                                        const unsigned char* mask, int warp,
+                                        const float (&factor)[2]) {
+    const int lane = fresh_lane(), t = lane % 4;
+#pragma unroll
+    for (int plane = 0; plane < Shape::mask_planes; ++plane, mask += Shape::mask_plane_bytes) {
+        if constexpr (Shape::natural) {
+            const std::uint32_t own =
+                shared_address(mask) +
+                swizzled<128>(warp * 16 + a_lane_row(lane), a_lane_piece(lane));
+#pragma unroll
+            for (int n = 0; n < 4; ++n) {
+                std::uint32_t two[4];  // rows g, g + 8 of columns 16 n .., then of 16 n + 8 ..
+                load_matrices(two, own ^ (n * 32));
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    float* pair = &score[8 * plane + 2 * n + i / 2][i % 2 * 2];
+                    pair[0] =
+                        fmaf(pair[0], factor[i % 2], low_float<typename Shape::Element>(two[i]));
+                    pair[1] =
+                        fmaf(pair[1], factor[i % 2], high_float<typename Shape::Element>(two[i]));
+                }
+            }
+        } else {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                // The lane reads keys 16 t .. 16 t + 15 of the 64, and needs 8 n + 2 t and the next.
+                const unsigned own = set_bytes(*reinterpret_cast<const uint4*>(
+                                         mask + (warp * 16 + c_row(lane, 2 * half)) * 64 + 16 * t))
+                                     << (t % 2 * 16);
+                const unsigned pair = own | __shfl_xor_sync(~0u, own, 1);
+                const unsigned other = __shfl_xor_sync(~0u, pair, 2);
+                const unsigned word[] = {(t < 2 ? pair : other) >> (2 * t),
+                                         (t < 2 ? other : pair) >> (2 * t)};
+#pragma unroll
+                for (int n = 0; n < 8; ++n) {
+                    const unsigned first = 1u << (8 * (n % 4));
+                    float* two = &score[8 * plane + n][2 * half];
+                    if ((word[n / 4] & first) == 0) two[0] = -CUDART_INF_F;
+                    if ((word[n / 4] & 2 * first) == 0) two[1] = -CUDART_INF_F;
+                }
+            }
+        }
+    }
+}
+
+/// \brief What turns scores into units of log 2: see `of_row`.
+template <class Shape>
+__device__ inline decltype(auto) score_unit(const float (&factor)[1][2]) {
+    if constexpr (Shape::natural)
+        return WarpRows<typename Shape::Base>::log2_e;
+    else
+        return (factor);
+}
+
 /// \brief What the other warps do: the rows of a block, all tiles of keys, then the results.
 /// \param query_tile  address of the rows
 /// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
 /// \return whether this thread's results are all finite
-template <class Shape, bool masked, bool second>
+template <class Shape, bool second>
 __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const volatile Int8Task& task,
                                                 std::uint32_t query_tile,
                                                 const volatile TileLabel* labels,
@@ -116,6 +183,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     const float* row_factor =
         p.queries.factor + task.row + (own_tiles > 0 ? warp * 16 : 0) + lane / 4;
     const float factor[1][2] = {{row_factor[0], row_factor[8]}};
+    const auto& unit = score_unit<Shape>(factor);
     Rows rows;
     rows.clear();
 
@@ -151,7 +219,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     MaskBits<Shape> bits;
     bool mixed = false;
     const auto next_tile = [&](int j) {
-        if constexpr (!masked) return j + 1;
+        if constexpr (!Shape::listed) return j + 1;
         barrier_wait(barriers.key_full(key_turn.stage), key_turn.parity);
         const int tile = labels[key_turn.stage].tile;
         mixed = tile >= 0 && (labels[key_turn.stage].mixed >> group & 1) != 0;
@@ -161,8 +229,25 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         return static_cast<unsigned>(j) < static_cast<unsigned>(own_tiles);
     };
     const auto fetch_mask = [&](int j) {
-        if (masked && mixed) bits.load(p, task, warp * 16 + c_row(fresh_lane(), 0), j);
+        if (Shape::listed && mixed) bits.load(p, task, warp * 16 + c_row(fresh_lane(), 0), j);
     };
+    //! [held]
+    // A row whose norm says that no score can exceed its maximum by more than 2^reach needs no larger
+    // one, and asks for none from there on: all weights fit, and so do their sums in float32.
+    constexpr float reach = dtype_of<T> == DType::float16 ? 15 : 24;
+    const bool bounded = p.queries.square != nullptr;
+    unsigned held = 0;      // bit `half`: of the lane's two rows
+    bool all_held = false;  // of the warp's rows
+    const auto hold = [&] {
+        const float* square = p.queries.square + (row_factor - p.queries.factor);
+        const float longest = p.keys.square[task.keys];
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            if (sqrtf(square[8 * half] * longest) - rows.max[0][half] * factor[0][half] <= reach)
+                held |= 1u << half;
+        all_held = __all_sync(~0u, held == 3);
+    };
+    //! [held]
     int product[1][KT / 8][4];
     typename Rows::Scores score;
     std::uint32_t weights[KT / 16][4];
@@ -182,14 +267,23 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                 score[0][n][i] =
                     static_cast<float>(product[0][n][i]) * (i % 2 == 0 ? two.x : two.y);
         }
+        if constexpr (Shape::dense)
+            apply_dense_mask<Shape>(score[0],
+                                    shared + Shape::mask_at + key_turn.stage * Shape::mask_bytes,
+                                    warp, factor[0]);
         release_keys();
-        if (masked && mixed) bits.hide(score[0]);
+        if (Shape::listed && mixed) bits.hide(score[0]);
         if (j >= first_partial)
             hide_beyond<Shape>(score, problem, warp_row + c_row(fresh, 0),
                                static_cast<Index>(j) * KT + c_column(fresh, 0));
-        const bool moves =
-            rows.raise(score, factor, [&](int, int half, float by) { shrink[half] = by; });
-        rows.exponentiate(score, factor);
+        bool moves = false;
+        if (!all_held) {
+            moves = rows.raise(
+                score, unit, [&](int, int half) { return (held >> half & 1) != 0; },
+                [&](int, int half, float by) { shrink[half] = by; });
+            if (bounded && moves) hold();
+        }
+        rows.exponentiate(score, unit);
         return moves;
     };
     const auto pack_weights = [&] {
@@ -237,17 +331,17 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         release_values();
     }
     // Tiles that only other groups use; with a mask, also the empty one at the end.
-    for (bool more = masked || j < tiles; more; more = masked ? more : j < tiles) {
+    for (bool more = Shape::listed || j < tiles; more; more = Shape::listed ? more : j < tiles) {
         barrier_wait(barriers.key_full(key_turn.stage), key_turn.parity);
-        if constexpr (masked) more = labels[key_turn.stage].tile >= 0;
+        if constexpr (Shape::listed) more = labels[key_turn.stage].tile >= 0;
         release_keys();
         wait_for_values(value_turn);
         release_values();
         ++j;
     }
     rows.finish_sums();
-    return write_int8_rows<Shape>(p, rows, factor, shared + Shape::out_at,
-                                  p.queries.shift + task.row, task.b, task.h, task.first_row);
+    return write_int8_rows<Shape>(p, rows, unit, shared + Shape::out_at, p.queries.shift + task.row,
+                                  task.b, task.h, task.first_row);
 }
 
 #endif  // sm_90a
@@ -255,10 +349,10 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
 /// \brief One block a multiprocessor, which takes one block of rows after the other: while the
 ///        results of one are written, the tiles of the next are under way.
 /// \param blocks  of rows
-template <class Shape, bool masked>
+template <class Shape>
 __global__ void __launch_bounds__(Shape::all_threads, 1)
-    int8_wgmma_kernel(const __grid_constant__ Int8Problem p,
-                      const __grid_constant__ CUtensorMap values, Index blocks, Index) {
+    int8_wgmma_kernel(const __grid_constant__ Int8Problem p, const __grid_constant__ Int8Maps maps,
+                      Index blocks, Index) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ unsigned char raw[];
     unsigned char* const shared = whole_kilobytes(raw);
@@ -281,9 +375,8 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         for (Index block = take(), next; block < blocks; block = next, turn.next()) {
             next = take();
             wait_for_room();
-            copy_int8_tiles<Shape, masked>(p, values, block_in_turn(p, block), turn.stage,
-                                           task[turn.stage], labels, shared_address(shared),
-                                           barriers, key_turn);
+            copy_int8_tiles<Shape>(p, maps, block_in_turn(p, block), turn.stage, task[turn.stage],
+                                   labels, shared_address(shared), barriers, key_turn);
         }
         wait_for_room();
         task[turn.stage].block = -1;
@@ -295,7 +388,7 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         barrier_wait(barriers.query_full(turn.stage), turn.parity);
         const volatile Int8Task& own = task[turn.stage];
         if (own.block < 0) return;
-        const bool finite = attend_integers<Shape, masked, false>(
+        const bool finite = attend_integers<Shape, false>(
             p, own, shared_address(shared) + turn.stage * Shape::int8_query_bytes, labels, shared,
             barriers, key_turn, value_turn);
         // Rows for the second pass? The pre-pass has set the marks to 0.
@@ -311,10 +404,10 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
 }
 
 /// \brief See `int8_again_kernel`.
-template <class Shape, bool masked>
+template <class Shape>
 __global__ void __launch_bounds__(Shape::all_threads, 1)
     int8_wgmma_again_kernel(const __grid_constant__ Int8Problem p,
-                            const __grid_constant__ CUtensorMap values, Index blocks, Index) {
+                            const __grid_constant__ Int8Maps maps, Index blocks, Index) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ unsigned char raw[];
     unsigned char* const shared = whole_kilobytes(raw);
@@ -326,13 +419,13 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         __syncthreads();  // the barriers are there
         Turn<Shape::stages> turn, value_turn;
         if (threadIdx.x == Shape::consumers)
-            copy_int8_tiles<Shape, masked>(p, values, block, 0, task, labels,
-                                           shared_address(shared), barriers, turn);
+            copy_int8_tiles<Shape>(p, maps, block, 0, task, labels, shared_address(shared),
+                                   barriers, turn);
         __syncwarp();
         if (threadIdx.x < Shape::consumers) {
             barrier_wait(barriers.query_full(0), 0);
-            attend_integers<Shape, masked, true>(p, task, shared_address(shared), labels, shared,
-                                                 barriers, turn, value_turn);
+            attend_integers<Shape, true>(p, task, shared_address(shared), labels, shared, barriers,
+                                         turn, value_turn);
         }
         __syncthreads();  // they have served
         if (threadIdx.x == 0) barriers.end();

@@ -169,15 +169,18 @@ __device__ inline void clear_rows(float (&x)[Channels], bool clear) {
     for (int e = 0; e < Channels; ++e) x[e] = clear ? 0.0f : x[e];
 }
 
+/// \brief What was rounded: the step, and the sum of the squares of the whole row of integers.
+struct RoundedRow {
+    float step, squares;
+};
 /// \brief A row whose signs are flipped, rotated, as integers: the thread's half of it.
 /// \param side  1 in the first half, -1 in the second
 /// \param factor  of the rotation
 /// \param sign  -1: the integers are negated
 /// \param to(piece)  where 16 integers of the half go
-/// \return the step
 template <int HeadDim, class To>
-__device__ inline float round_row(float (&x)[HeadDim / 2], float side, float factor, float sign,
-                                  To&& to) {
+__device__ inline RoundedRow round_row(float (&x)[HeadDim / 2], float side, float factor,
+                                       float sign, To&& to) {
     constexpr int channels = HeadDim / 2;
     hadamard_stages<1>(x);
     float largest = 0;
@@ -190,6 +193,7 @@ __device__ inline float round_row(float (&x)[HeadDim / 2], float side, float fac
     largest = fmaxf(largest, RowHalf::other(largest));
     const Quantizer quantizer(magnitude(largest * factor));
     const float inverse = quantizer.inverse * factor * sign;
+    int squares = 0;
 #pragma unroll
     for (int piece = 0; piece < channels / 16; ++piece) {
         uint4 bytes;
@@ -207,8 +211,10 @@ __device__ inline float round_row(float (&x)[HeadDim / 2], float side, float fac
                                   __byte_perm(sum[2], sum[3], 0x0040), 0x5410);
         }
         *to(piece) = bytes;
+        squares = add_squares(bytes, squares);
     }
-    return quantizer.scale;
+    squares += __shfl_xor_sync(~0u, squares, 16);  // the row's other thread, see RowHalf
+    return {quantizer.scale, static_cast<float>(squares)};
 }
 
 /// \brief Half a query becomes integers.
@@ -228,10 +234,12 @@ __device__ inline void round_query(float (&x)[HeadDim / 2], const RowHalf& at, f
         for (int e = 0; e < HeadDim / 2; ++e) dot += x[e] * mean[at.half * (HeadDim / 2) + e];
         dot += RowHalf::other(dot);
     }
-    const float step =
+    const RoundedRow row =
         round_row<HeadDim>(x, side, rotation_factor(HeadDim, Operand::query), sign, to);
     if (at.half > 0) return;
-    scales.factor[at.row] = fmaxf(step * unit, 0x1p-126f);
+    const float factor = fmaxf(row.step * unit, 0x1p-126f);
+    scales.factor[at.row] = factor;
+    if (scales.square != nullptr) scales.square[at.row] = factor * factor * row.squares;
     scales.without[at.row] = !integers;
     scales.shift[at.row] = dot;
 }

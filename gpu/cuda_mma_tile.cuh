@@ -203,19 +203,22 @@ struct WarpRows {
     ///        tiles then leave the sums alone. Whether a row moves depends on that row alone.
     template <class Unit>
     __device__ void grow(const Scores& score, const Unit& unit) {
-        raise(score, unit, [&](int m, int half, float shrink) {
+        raise(
+            score, unit, [](int, int) { return false; },
+            [&](int m, int half, float shrink) {
 #pragma unroll
-            for (int n = 0; n < NO; ++n) {
-                out[m][n][2 * half] *= shrink;
-                out[m][n][2 * half + 1] *= shrink;
-            }
-        });
+                for (int n = 0; n < NO; ++n) {
+                    out[m][n][2 * half] *= shrink;
+                    out[m][n][2 * half + 1] *= shrink;
+                }
+            });
     }
     /// \brief The same for maxima and sums.
+    /// \param held(m, half)  the row's maximum stays where it is
     /// \param then(m, half, shrink)  is to multiply the row's `out` by `shrink`
     /// \return false if no row of the warp moves: `then` was not called
-    template <class Unit, class Then>
-    __device__ bool raise(const Scores& score, const Unit& unit, Then&& then) {
+    template <class Unit, class Held, class Then>
+    __device__ bool raise(const Scores& score, const Unit& unit, Held&& held, Then&& then) {
         constexpr float slack = 8;
         float largest[MT][2];  // of this lane's columns
         bool grows = false;
@@ -231,7 +234,8 @@ struct WarpRows {
                 }
                 const float x = fmaxf(even, odd);
                 largest[m][half] = x;
-                grows = grows || (x - max[m][half]) * of_row(unit, m, half) > slack;
+                grows =
+                    grows || (!held(m, half) && (x - max[m][half]) * of_row(unit, m, half) > slack);
             }
         if (!__any_sync(~0u, grows)) return false;
         far = false;
@@ -243,7 +247,7 @@ struct WarpRows {
                 x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
                 x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
                 const float own = of_row(unit, m, half);
-                const bool moves = (x - max[m][half]) * own > slack;
+                const bool moves = !held(m, half) && (x - max[m][half]) * own > slack;
                 const float shrink = moves ? exp2_fast((max[m][half] - x) * own) : 1.0f;
                 if (moves) max[m][half] = x;
                 sum[m][half] =

@@ -31,34 +31,38 @@ decltype(&cuTensorMapEncodeTiled) encode() {
 }  // namespace
 
 bool can_map(const MappedRows& from) {
-    return from.rows < most_rows && from.H < most_rows && from.B < most_rows &&
-           (from.rows <= 1 || from.stride.row != 0) && can_walk(from.rows, from.stride.row) &&
-           can_walk(from.H, from.stride.head) && can_walk(from.B, from.stride.batch);
+    return from.columns > 0 && from.rows < most_rows && from.H < most_rows && from.B < most_rows &&
+           can_walk(from.rows, from.stride.row) && can_walk(from.H, from.stride.head) &&
+           can_walk(from.B, from.stride.batch);
 }
 
 CUtensorMap map_rows(const MappedRows& from, int box_rows) {
     const auto count = [](Index n, Index stride) {
         return static_cast<cuuint64_t>(stride == 0 ? 1 : n);
     };
+    const bool wide = from.dtype != DType::boolean;  // 16 bits
     // Of an axis of length 1 the stride is not used, but must be one that the engine can walk.
     const auto bytes = [&](Index n, Index stride) {
-        return static_cast<cuuint64_t>(n > 1 && stride > 0 ? 2 * stride : 16);
+        return static_cast<cuuint64_t>(n > 1 && stride > 0 ? (wide ? 2 : 1) * stride : 16);
     };
+    const auto row_bytes =
+        from.rows > 1 && from.stride.row == 0 ? 0 : bytes(from.rows, from.stride.row);
     const cuuint64_t size[] = {static_cast<cuuint64_t>(from.columns),
                                static_cast<cuuint64_t>(from.rows), count(from.H, from.stride.head),
                                count(from.B, from.stride.batch)};
-    const cuuint64_t stride[] = {bytes(from.rows, from.stride.row), bytes(from.H, from.stride.head),
+    const cuuint64_t stride[] = {row_bytes, bytes(from.H, from.stride.head),
                                  bytes(from.B, from.stride.batch)};
     const cuuint32_t box[] = {64, static_cast<cuuint32_t>(box_rows), 1, 1};
     const cuuint32_t step[] = {1, 1, 1, 1};
     CUtensorMap map;
-    const CUresult code =
-        encode()(&map,
-                 from.dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                              : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                 4, const_cast<std::uint16_t*>(from.data), size, stride, box, step,
-                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const CUresult code = encode()(
+        &map,
+        !wide                          ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+        : from.dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                       : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        4, const_cast<void*>(from.data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+        wide ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (code != CUDA_SUCCESS)
         throw Error(ErrorCode::device_error,
                     "cuTensorMapEncodeTiled: error " + std::to_string(static_cast<int>(code)));

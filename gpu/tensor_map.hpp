@@ -12,18 +12,18 @@
 
 namespace attn::gpu {
 
-/// \brief (B, H, rows, columns) of 16-bit elements, rows contiguous.
+/// \brief (B, H, rows, columns) of elements of 16 bits or one byte, rows contiguous.
 struct MappedRows {
     DType dtype = DType::bfloat16;
-    const std::uint16_t* data = nullptr;  ///< a multiple of 16 bytes
+    const void* data = nullptr;  ///< a multiple of 16 bytes
     Index B = 1, H = 1, rows = 0, columns = 0;
-    Strides stride;  ///< multiples of 8 elements; 0: the original repeats, its coordinate is 0
+    Strides stride;  ///< multiples of 16 bytes; 0: the original repeats, its coordinate is 0
 };
 
-/// \brief Can the engine walk these strides? Not backwards, and not along rows that repeat.
+/// \brief Can the engine walk these strides? Not backwards.
 bool can_map(const MappedRows& from);
-/// \brief The map, for boxes of `box_rows` rows of 64 columns: 128 bytes, swizzled as
-///        `swizzled<128>` says.
+/// \brief The map, for boxes of `box_rows` rows of 64 columns: of 128 bytes, swizzled as
+///        `swizzled<128>` says, or of 64 bytes, row behind row.
 CUtensorMap map_rows(const MappedRows& from, int box_rows);
 
 }  // namespace attn::gpu

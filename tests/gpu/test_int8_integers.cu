@@ -352,25 +352,32 @@ TEST_CASE("the integers of queries on the GPU are those of the algebra") {
 TEST_CASE("the long inputs of cuda_int8 go through wgmma where they can") {
     if (skipped()) return;
     const Index L = 1024;
+    struct Mask {
+        MaskKind kind;
+        DType dtype;
+        bool can;
+    };
     for (Index E : {64, 128, 256})
-        for (MaskKind kind : {MaskKind::none, MaskKind::boolean, MaskKind::additive}) {
+        for (const Mask& m : {Mask{MaskKind::none, DType::boolean, true},
+                              Mask{MaskKind::boolean, DType::boolean, true},
+                              Mask{MaskKind::additive, DType::bfloat16, true},
+                              Mask{MaskKind::additive, DType::float32, false}}) {
             CAPTURE(E);
             const Index shape[] = {1, 2, L, E}, mask_shape[] = {1, 1, L, L};
             const Device<std::uint16_t> memory(static_cast<std::size_t>(2 * L * E));
-            const Device<std::uint16_t> mask(static_cast<std::size_t>(L * L));
+            const Device<float> mask(static_cast<std::size_t>(L * L));
             Problem p;
             p.B = 1, p.H = p.Hq = 2, p.L = p.S = L, p.E = p.Ev = E, p.scale = 0.1, p.diagonal = L;
             p.dtype = DType::bfloat16;
             p.query = p.key = p.value = TensorView(memory.data(), p.dtype, shape);
-            p.mask_kind = kind;
-            if (kind != MaskKind::none) {
-                p.mask = TensorView(
-                    mask.data(), kind == MaskKind::boolean ? DType::boolean : p.dtype, mask_shape);
+            p.mask_kind = m.kind;
+            if (m.kind != MaskKind::none) {
+                p.mask = TensorView(mask.data(), m.dtype, mask_shape);
                 p.mask.stride[1] = 0;  // both heads share it
             }
             const std::string text = find_tier("cuda_int8")->variant(p);
             INFO(text);
-            const bool can = has_wgmma() && E <= 128 && kind != MaskKind::additive;
+            const bool can = has_wgmma() && E <= 128 && m.can;
             CHECK((text.find("wgmma") != std::string::npos) == can);
         }
 }
