@@ -77,6 +77,7 @@ struct Plan {
         Int8Problem mapped;
         mapped.problem = p;
         mapped.value_stride = value_strides(p);
+        mapped.value_columns = static_cast<int>(value_columns);
         mapped.mask_stride = mask.mask_stride;
         const bool dense =
             mask.masking == gpu::Masking::bytes || mask.masking == gpu::Masking::additive;
@@ -98,7 +99,7 @@ struct Plan {
         without = pieces.take(all_rows);
         if (wgmma && mask.masking != gpu::Masking::additive) {
             query_square = pieces.take(all_rows * Saturating{sizeof(float)});
-            key_square = pieces.take(heads * Saturating{sizeof(float)});
+            key_square = pieces.take(heads * counted((p.S + 63) / 64) * Saturating{sizeof(float)});
         }
         again = pieces.take(counted(p.B) * counted(p.Hq) * counted((p.L + rows - 1) / rows));
         next_block = pieces.take(Saturating{sizeof(unsigned long long)});

@@ -45,7 +45,8 @@ struct Int8Keys {
     KeyBlock* block = nullptr;         ///< (B, heads, blocks)
     float* mean = nullptr;             ///< (B, heads, head_dim)
     std::uint8_t* floating = nullptr;  ///< (B, heads) has a key without integers
-    /// (B, heads) of the norm of the longest rounded key, see cuda_int8_round.cu. Null: not asked
+    /// (B, heads, blocks) the largest square of a norm among a block's rounded keys; infinite: nobody
+    /// knows. Null: not asked
     float* square = nullptr;
 
     /// \brief Place of query head h of batch b among (B, heads).
@@ -75,7 +76,6 @@ struct Int8Problem : MmaProblem {
     std::uint8_t* again = nullptr;
     unsigned long long* next_block = nullptr;  ///< of rows that nobody has taken yet
     bool wgmma = false;                        ///< by the kernel of cuda_int8_wgmma.cuh
-    Index heads_in_turn = 1;                   ///< see `block_in_turn`
 
     MappedRows values() const {
         return {problem.dtype == DType::float16 ? DType::float16 : DType::bfloat16,

@@ -178,12 +178,11 @@ __device__ void prepare_whole_keys(const Int8Problem& p, Index b, Index h, Index
         const float side = at.half == 0 ? 1.0f : -1.0f;
         smooth_key<HD>(x, mean, at.half, side);
         clear_rows(x, (found[j / 64].integer >> (j % 64) & 1) == 0);
-        const float step =
-            round_row<HD>(x, side, rotation_factor(HD, Operand::key), 1.0f, [&](int piece) {
-                return reinterpret_cast<uint4*>(shared + Shape::key_at +
-                                                j / 64 * Shape::int8_tile_bytes +
-                                                swizzled<HD>(j % 64, at.half * (HD / 32) + piece));
-            }).step;
+        const float step = round_row<HD, Operand::key>(x, side, 1.0f, [&](int piece) {
+                               return reinterpret_cast<uint4*>(
+                                   shared + Shape::key_at + j / 64 * Shape::int8_tile_bytes +
+                                   swizzled<HD>(j % 64, at.half * (HD / 32) + piece));
+                           }).step;
         if (at.half == 0) scale[j] = step;
     }
     __syncthreads();

@@ -35,10 +35,7 @@ void launch_int8_wgmma(Int8Problem p, cudaStream_t stream) {
     const Index blocks = tiles * p.problem.B * p.problem.Hq;
     Int8Maps maps{map_rows(p.values(), Shape::Keys), {}};
     if constexpr (Shape::dense) maps.mask = map_rows(p.mask_rows(), Shape::rows);
-    if (p.problem.visible(0) < p.problem.S) {
-        constexpr Index cache = 16 << 20;  // bytes, well below the L2 cache's
-        p.heads_in_turn = cache / (p.keys.blocks * 64 * 3 * HeadDim) + 1;
-    }
+    set_turns(p, 3 * HeadDim);
     const Index places = multiprocessors();
     launch_early<int8_wgmma_kernel<Shape>>(blocks < places ? blocks : places, Shape::all_threads,
                                            Shape::shared_bytes, stream, p, maps, blocks);

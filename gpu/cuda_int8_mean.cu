@@ -35,9 +35,7 @@ __global__ void __launch_bounds__(32 * smoothing_samples, HeadDim == 64    ? 4
     __syncthreads();
     for (int e = threadIdx.x; e < HeadDim; e += blockDim.x)
         p.keys.mean[n * HeadDim + e] = mean_of(sums + e, HeadDim, found, samples);
-    if (threadIdx.x != 0) return;
-    p.keys.floating[n] = false;  // until the next kernel finds one
-    if (p.keys.square != nullptr) p.keys.square[n] = 0;
+    if (threadIdx.x == 0) p.keys.floating[n] = false;  // until the next kernel finds one
 }
 
 template <int HeadDim>

@@ -150,17 +150,6 @@ struct Int8Task {
     const std::uint32_t* mask;  ///< bits of the first row, if the mask is bits
 };
 
-/// \brief The block of rows that is taken as number `turn`. Under a causal rule those with most keys
-///        come first: short ones at the end fill the gaps that the others leave. Not of all heads,
-///        but of some at a time, whose keys and values stay in the L2 cache.
-__device__ inline Index block_in_turn(const Int8Problem& p, Index turn) {
-    const Index heads = p.problem.B * p.problem.Hq, at_once = p.heads_in_turn;
-    const Index first = turn / (at_once * p.query_tiles) * at_once;
-    const Index count = heads - first < at_once ? heads - first : at_once;
-    const Index within = turn - first * p.query_tiles;
-    return (first + within % count) * p.query_tiles + within / count;
-}
-
 /// \brief Copies what a block of rows needs, tile by tile, as room comes free. The work of one thread.
 ///        (A wait for parity ^ 1 does not wait at a stage that was never used.) With a mask of
 ///        bits, tiles that nobody sees are left out, and behind the last one comes an empty one.

@@ -15,19 +15,42 @@ namespace {
 
 constexpr int rows_at_once = 64, threads = 2 * rows_at_once;
 
+/// Divides whole numbers below 2^31 by one that the host knows: by a product. (A block of 64 rows has so
+/// little other work that divisions would be a tenth of it.)
+/// Source: Granlund and Montgomery 1994, "Division by invariant integers using multiplication".
+class Divisor {
+  public:
+    explicit Divisor(Index divisor) : divisor_(static_cast<unsigned>(divisor)) {
+        while ((std::uint64_t{1} << bits_) < divisor_) ++bits_;
+        if (divisor_ > 1)
+            factor_ = static_cast<unsigned>(((std::uint64_t{1} << (31 + bits_)) + divisor_ - 1) /
+                                            divisor_);
+    }
+    __device__ unsigned operator()(Index n) const {
+        const auto number = static_cast<unsigned>(n);
+        return divisor_ <= 1 ? number : __umulhi(number, factor_) >> (bits_ - 1);
+    }
+
+  private:
+    unsigned divisor_, factor_ = 0;
+    int bits_ = 0;  // 2^bits >= divisor
+};
+
 /// What a kernel has to do: blocks of 64 rows, those of queries first.
 struct RoundTask {
     bool bits, natural;  ///< the mask is bits; a mask is added before units of log 2 are taken
     Index query_blocks, key_blocks;
+    Divisor of_query_head, query_heads;            ///< blocks of a head, heads of a batch
+    Divisor of_key_head, key_heads, heads_of_key;  ///< heads of integers of a key head
 };
 
 /// 64 rows of one head. `of_all`: their place among the integers of all heads.
 struct QueryRows {
     Index b, h, first, of_all;
-    __device__ QueryRows(const Int8Problem& p, Index block) {
-        const Index blocks = p.queries.rows / rows_at_once, head = divided(block, blocks);
-        b = divided(head, p.problem.Hq), h = head - b * p.problem.Hq;
-        first = (block - head * blocks) * rows_at_once;
+    __device__ QueryRows(const Int8Problem& p, const RoundTask& task, Index block) {
+        const unsigned head = task.of_query_head(block);
+        b = task.query_heads(head), h = head - b * p.problem.Hq;
+        first = block * rows_at_once - head * p.queries.rows;
         of_all = block * rows_at_once;
     }
 };
@@ -35,11 +58,15 @@ struct KeyRows {
     Index n;  ///< head of integers
     KeyHead head;
     Index first, of_all;
-    __device__ KeyRows(const Int8Problem& p, Index block)
-        : n(divided(block, p.keys.blocks)),
-          head(p, n),
+    __device__ KeyRows(const Int8Problem& p, const RoundTask& task, Index block)
+        : n(task.of_key_head(block)),
+          head(head_of(p, task, static_cast<unsigned>(n))),
           first((block - n * p.keys.blocks) * rows_at_once),
           of_all(block * rows_at_once) {}
+    static __device__ KeyHead head_of(const Int8Problem& p, const RoundTask& task, unsigned n) {
+        const unsigned b = task.key_heads(n), own = n - b * static_cast<unsigned>(p.keys.heads);
+        return {b, own, task.heads_of_key(own)};
+    }
 };
 
 /// What the main kernel expects beside the integers: see Int8Problem.
@@ -65,19 +92,16 @@ __device__ QueryScales scales_at(const Int8Problem& p, Index row) {
             p.queries.square == nullptr ? nullptr : p.queries.square + row};
 }
 
-/// Raises the head's square of a norm to those of these keys. What no query sees must not count: keys
-/// that the causal rule hides do not, and if a mask hides one of the others from all of the last rows
-/// (whether earlier ones see it is not asked), the head has no bound. The work of a warp.
+/// The largest square of a norm among a warp's keys. Of those alone that the causal rule lets some query
+/// see: what nobody sees must not count.
 /// \param square  of the lane's key, whose number is `key`
-__device__ void raise_square(const Int8Problem& p, const KeyRows& rows, Index key, float square) {
-    if (p.keys.square == nullptr) return;
-    const Problem& problem = p.problem;
-    if (problem.L == 0 || key >= problem.visible(problem.L - 1)) square = 0;
+__device__ float largest_square(const Problem& p, Index key, float square) {
+    if (p.L == 0 || key >= p.visible(p.L - 1)) square = 0;
     // Of numbers from 0 on, the bits are in the same order.
-    const unsigned most = __reduce_max_sync(~0u, __float_as_uint(square));
-    if (threadIdx.x % 32 == 0) atomicMax(reinterpret_cast<unsigned*>(p.keys.square) + rows.n, most);
+    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(square)));
 }
-/// Do the last rows see all keys of a block that the causal rule shows them?
+/// Do the last rows see all keys of a block that the causal rule shows them? If not, whether earlier ones
+/// see the others is not asked: the block has no bound.
 __device__ bool last_rows_see(const Int8Problem& p, const RoundTask& task, const KeyRows& rows) {
     const Problem& problem = p.problem;
     if (problem.mask_kind == MaskKind::none || problem.L == 0) return true;
@@ -88,8 +112,9 @@ __device__ bool last_rows_see(const Int8Problem& p, const RoundTask& task, const
 
 /// Writes which of the keys have integers, and which of the others are seen. The work of a warp.
 /// \param integers  (64)
+/// \param square  the largest one of the block
 __device__ void write_found(const Int8Problem& p, const RoundTask& task, const KeyRows& rows,
-                            const bool* integers) {
+                            const bool* integers, float square) {
     static_assert(rows_at_once == 64, "one KeyBlock");
     const int lane = threadIdx.x % 32;
     const Index block = rows.first / 64, left = p.problem.S - rows.first;
@@ -99,10 +124,11 @@ __device__ void write_found(const Int8Problem& p, const RoundTask& task, const K
     KeyBlock found{(high << 32 | low) & exist, 0};
     if (found.integer != exist)
         found.floating = seen_of(p, rows.head, block, task.bits) & exist & ~found.integer;
-    if (p.keys.square != nullptr && !last_rows_see(p, task, rows))
-        raise_square(p, rows, 0, CUDART_INF_F);
+    const bool bound = p.keys.square != nullptr && last_rows_see(p, task, rows);
     if (lane != 0) return;
     p.keys.block[rows.n * p.keys.blocks + block] = found;
+    if (p.keys.square != nullptr)
+        p.keys.square[rows.n * p.keys.blocks + block] = bound ? square : CUDART_INF_F;
     if (found.floating != 0) p.keys.floating[rows.n] = true;
 }
 
@@ -121,6 +147,7 @@ __global__ void __launch_bounds__(threads, round_blocks<HeadDim>)
     __shared__ __align__(1024) unsigned char tile[rows_at_once * Staged::row_bytes];
     __shared__ __align__(16) float mean[HeadDim];
     __shared__ bool integers_of[rows_at_once];
+    __shared__ float square_of[threads / 32];  // the largest one of each warp
     const Problem& problem = p.problem;
     const int thread = static_cast<int>(threadIdx.x);
     const RowHalf at(thread);
@@ -140,12 +167,18 @@ __global__ void __launch_bounds__(threads, round_blocks<HeadDim>)
         return reinterpret_cast<uint4*>(tile +
                                         swizzled<HeadDim>(at.row, at.half * (HeadDim / 32) + n));
     };
+    const auto store = [&](std::int8_t* to) {
+        __syncthreads();  // the integers are there
+#pragma unroll
+        for (int n = 0; n < rows_at_once * HeadDim / 16 / threads; ++n)
+            reinterpret_cast<uint4*>(to)[n * threads + thread] =
+                reinterpret_cast<const uint4*>(tile)[n * threads + thread];
+    };
     float x[HeadDim / 2];
     const Index block = first_block + blockIdx.x;
-    std::int8_t* to;
     // Inputs may be read before the last kernel has ended, which takes the mean: it writes none.
     if (block < task.query_blocks) {
-        const QueryRows rows(p, block);
+        const QueryRows rows(p, task, block);
         fetch(problem.query, rows.b, rows.h, rows.first, problem.L);
         clear_marks(p, rows);
         const bool shifts = !problem.logsumexp.absent();
@@ -157,9 +190,9 @@ __global__ void __launch_bounds__(threads, round_blocks<HeadDim>)
         __syncthreads();  // the rows have been read; their integers take their place
         round_query<HeadDim>(x, at, side, integers, shifts ? mean : nullptr, unit.unit, unit.sign,
                              piece, scales_at(p, rows.of_all));
-        to = p.queries.query + rows.of_all * HeadDim;
+        store(p.queries.query + rows.of_all * HeadDim);
     } else {
-        const KeyRows rows(p, block - task.query_blocks);
+        const KeyRows rows(p, task, block - task.query_blocks);
         fetch(problem.key, rows.head.b, rows.head.hk, rows.first, problem.S);
         fetch_mean(rows.n);
         copy_async_wait<0>();
@@ -169,17 +202,16 @@ __global__ void __launch_bounds__(threads, round_blocks<HeadDim>)
         smooth_key<HeadDim>(x, mean, at.half, side);
         clear_rows(x, !integers || rows.first + at.row >= problem.S);
         __syncthreads();  // the rows have been read; their integers take their place
-        const RoundedRow row =
-            round_row<HeadDim>(x, side, rotation_factor(HeadDim, Operand::key), 1.0f, piece);
+        const RoundedRow row = round_row<HeadDim, Operand::key>(x, side, 1.0f, piece);
         if (at.half == 0) p.keys.scale[rows.of_all + at.row] = row.step;
-        raise_square(p, rows, rows.first + at.row, row.step * row.step * row.squares);
-        if (thread < 32) write_found(p, task, rows, integers_of);
-        to = p.keys.key + rows.of_all * HeadDim;
+        const float square =
+            largest_square(problem, rows.first + at.row, row.step * row.step * row.squares);
+        if (thread % 32 == 0) square_of[thread / 32] = square;
+        store(p.keys.key + rows.of_all * HeadDim);
+        const float most =
+            fmaxf(fmaxf(square_of[0], square_of[1]), fmaxf(square_of[2], square_of[3]));
+        if (thread < 32) write_found(p, task, rows, integers_of, most);
     }
-    __syncthreads();
-#pragma unroll
-    for (int n = thread; n < rows_at_once * HeadDim / 16; n += threads)
-        reinterpret_cast<uint4*>(to)[n] = reinterpret_cast<const uint4*>(tile)[n];
     wait_for_last_kernel();  // the next kernel asks only for the end of this one
 }
 
@@ -194,14 +226,14 @@ void launch_whole(const Int8Problem& p, const RoundTask& task, cudaStream_t stre
 /// One block per 64 queries of a head.
 template <int HeadDim>
 __global__ void __launch_bounds__(threads)
-    any_queries_kernel(const __grid_constant__ Int8Problem p, bool natural, Index first_block) {
+    any_queries_kernel(const __grid_constant__ Int8Problem p, RoundTask task, Index first_block) {
     start_next_kernel();
     wait_for_last_kernel();
     __shared__ float staging[threads / 32 * Rotation<HeadDim>::staging_floats];
-    const QueryRows rows(p, first_block + blockIdx.x);
+    const QueryRows rows(p, task, first_block + blockIdx.x);
     clear_marks(p, rows);
     std::int8_t* const query = p.queries.query + rows.of_all * HeadDim;
-    const QueryUnit unit(p.problem, natural);
+    const QueryUnit unit(p.problem, task.natural);
     const float* mean = p.problem.logsumexp.absent()
                             ? nullptr  // no shift is asked for
                             : p.keys.mean + p.keys.place(p.problem, rows.b, rows.h) * HeadDim;
@@ -224,7 +256,7 @@ __global__ void __launch_bounds__(threads, 4)
     __shared__ bool integers[64];
     __shared__ float square[64];
     __shared__ float staging[threads / 32 * Rotation<HeadDim>::staging_floats];
-    const KeyRows rows(p, first_block + blockIdx.x);
+    const KeyRows rows(p, task, first_block + blockIdx.x);
     for (int e = threadIdx.x; e < HeadDim; e += threads)
         mean[e] = p.keys.mean[rows.n * HeadDim + e];
     __syncthreads();
@@ -238,8 +270,10 @@ __global__ void __launch_bounds__(threads, 4)
         p.keys.scale + rows.of_all, integers, square, rotate, staging);
     __syncthreads();
     if (threadIdx.x >= 32) return;
-    for (int j = threadIdx.x; j < 64; j += 32) raise_square(p, rows, rows.first + j, square[j]);
-    write_found(p, task, rows, integers);
+    float most = 0;
+    for (int j = threadIdx.x; j < 64; j += 32)
+        most = fmaxf(most, largest_square(p.problem, rows.first + j, square[j]));
+    write_found(p, task, rows, integers, most);
 }
 
 template <int HeadDim>
@@ -249,8 +283,7 @@ void launch_head_dim(const Int8Problem& p, RoundTask task, cudaStream_t stream) 
     if (!whole_keys && task.key_blocks > 0)
         launch_early<any_keys_kernel<HeadDim>>(task.key_blocks, threads, 0, stream, p, task);
     if (!whole_queries && task.query_blocks > 0)
-        launch_early<any_queries_kernel<HeadDim>>(task.query_blocks, threads, 0, stream, p,
-                                                  task.natural);
+        launch_early<any_queries_kernel<HeadDim>>(task.query_blocks, threads, 0, stream, p, task);
     if (!whole_queries) task.query_blocks = 0;
     if (!whole_keys) task.key_blocks = 0;
     if constexpr (HeadDim <= 128) {
@@ -265,9 +298,17 @@ void launch_head_dim(const Int8Problem& p, RoundTask task, cudaStream_t stream) 
 }  // namespace
 
 void quantize(const Int8Problem& p, Masking masking, cudaStream_t stream) {
-    const RoundTask task{masking == Masking::bits, masking == Masking::additive,
-                         p.problem.B * p.problem.Hq * (p.queries.rows / rows_at_once),
-                         p.problem.B * p.keys.heads * p.keys.blocks};
+    const Problem& problem = p.problem;
+    const Index query_blocks = p.queries.rows / rows_at_once;  // of a head
+    const RoundTask task{.bits = masking == Masking::bits,
+                         .natural = masking == Masking::additive,
+                         .query_blocks = problem.B * problem.Hq * query_blocks,
+                         .key_blocks = problem.B * p.keys.heads * p.keys.blocks,
+                         .of_query_head = Divisor(query_blocks),
+                         .query_heads = Divisor(problem.Hq),
+                         .of_key_head = Divisor(p.keys.blocks),
+                         .key_heads = Divisor(p.keys.heads),
+                         .heads_of_key = Divisor(problem.H > 0 ? p.keys.heads / problem.H : 1)};
     average_keys(p, task.bits, stream);
     switch (p.keys.head_dim) {
         case 64:

@@ -49,6 +49,7 @@ __device__ inline unsigned divided(Index a, Index b) {
 /// \brief Which head of keys is head n of the integers, see `Int8Keys`.
 struct KeyHead {
     unsigned b, own, hk;  ///< own: among the heads of integers of batch b
+    __device__ KeyHead(unsigned b_, unsigned own_, unsigned hk_) : b(b_), own(own_), hk(hk_) {}
     __device__ KeyHead(const Int8Problem& p, Index n) : b(divided(n, p.keys.heads)) {
         own = static_cast<unsigned>(n - b * p.keys.heads);
         hk = p.keys.heads == p.problem.H ? own : divided(own, p.problem.Hq / p.problem.H);

@@ -153,6 +153,15 @@ __device__ inline decltype(auto) score_unit(const float (&factor)[1][2]) {
         return (factor);
 }
 
+/// \brief The largest square of a norm among a head's keys. The work of a whole warp.
+__device__ inline float largest_key_square(const Int8Problem& p, Index head) {
+    const float* of_block = p.keys.square + head * p.keys.blocks;
+    float most = 0;
+#pragma unroll 1  // more at once take registers that the loop over tiles needs
+    for (Index n = fresh_lane(); n < p.keys.blocks; n += 32) most = fmaxf(most, of_block[n]);
+    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
+}
+
 /// \brief What the other warps do: the rows of a block, all tiles of keys, then the results.
 /// \param query_tile  address of the rows
 /// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
@@ -235,16 +244,17 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     // A row whose norm says that no score can exceed its maximum by more than 2^reach needs no larger
     // one, and asks for none from there on: all weights fit, and so do their sums in float32.
     constexpr float reach = dtype_of<T> == DType::float16 ? 15 : 24;
-    const bool bounded = p.queries.square != nullptr;
+    const bool bounded = !Shape::natural && p.queries.square != nullptr;
     unsigned held = 0;      // bit `half`: of the lane's two rows
     bool all_held = false;  // of the warp's rows
     const auto hold = [&] {
         const float* square = p.queries.square + (row_factor - p.queries.factor);
-        const float longest = p.keys.square[task.keys];
+        const float longest = largest_key_square(p, task.keys);
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-            if (sqrtf(square[8 * half] * longest) - rows.max[0][half] * factor[0][half] <= reach)
-                held |= 1u << half;
+        for (int half = 0; half < 2; ++half) {
+            const float room = reach + rows.max[0][half] * factor[0][half];
+            if (room >= 0 && square[8 * half] * longest <= room * room) held |= 1u << half;
+        }
         all_held = __all_sync(~0u, held == 3);
     };
     //! [held]
@@ -375,8 +385,8 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         for (Index block = take(), next; block < blocks; block = next, turn.next()) {
             next = take();
             wait_for_room();
-            copy_int8_tiles<Shape>(p, maps, block_in_turn(p, block), turn.stage, task[turn.stage],
-                                   labels, shared_address(shared), barriers, key_turn);
+            copy_int8_tiles<Shape>(p, maps, block, turn.stage, task[turn.stage], labels,
+                                   shared_address(shared), barriers, key_turn);
         }
         wait_for_room();
         task[turn.stage].block = -1;

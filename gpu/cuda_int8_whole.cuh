@@ -169,19 +169,37 @@ __device__ inline void clear_rows(float (&x)[Channels], bool clear) {
     for (int e = 0; e < Channels; ++e) x[e] = clear ? 0.0f : x[e];
 }
 
+/// \brief a / b, correctly rounded: as the compiler divides, without its look at the ends of float32's
+///        range.
+__device__ inline float quotient(float a, float b) {
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+    inverse = __fmaf_rn(inverse, __fmaf_rn(-b, inverse, 1.0f), inverse);
+    const float near = __fmul_rn(a, inverse);
+    return __fmaf_rn(__fmaf_rn(-b, near, a), inverse, near);
+}
+/// \brief `Quantizer`, by these divisions.
+__device__ inline Quantizer quantizer_of(float largest) {
+    Quantizer quantizer;
+    if (largest >= quantizable_least) {
+        quantizer.scale = quotient(largest, quantized_levels);
+        quantizer.inverse = quotient(quantized_levels, largest);
+    }
+    return quantizer;
+}
+
 /// \brief What was rounded: the step, and the sum of the squares of the whole row of integers.
 struct RoundedRow {
     float step, squares;
 };
 /// \brief A row whose signs are flipped, rotated, as integers: the thread's half of it.
 /// \param side  1 in the first half, -1 in the second
-/// \param factor  of the rotation
 /// \param sign  -1: the integers are negated
 /// \param to(piece)  where 16 integers of the half go
-template <int HeadDim, class To>
-__device__ inline RoundedRow round_row(float (&x)[HeadDim / 2], float side, float factor,
-                                       float sign, To&& to) {
+template <int HeadDim, Operand operand, class To>
+__device__ inline RoundedRow round_row(float (&x)[HeadDim / 2], float side, float sign, To&& to) {
     constexpr int channels = HeadDim / 2;
+    constexpr float factor = rotation_factor(HeadDim, operand);
     hadamard_stages<1>(x);
     float largest = 0;
 #pragma unroll
@@ -191,7 +209,7 @@ __device__ inline RoundedRow round_row(float (&x)[HeadDim / 2], float side, floa
         largest = fmaxf(largest, fabsf(x[e]));
     }
     largest = fmaxf(largest, RowHalf::other(largest));
-    const Quantizer quantizer(magnitude(largest * factor));
+    const Quantizer quantizer = quantizer_of(largest * factor);
     const float inverse = quantizer.inverse * factor * sign;
     int squares = 0;
 #pragma unroll
@@ -234,8 +252,7 @@ __device__ inline void round_query(float (&x)[HeadDim / 2], const RowHalf& at, f
         for (int e = 0; e < HeadDim / 2; ++e) dot += x[e] * mean[at.half * (HeadDim / 2) + e];
         dot += RowHalf::other(dot);
     }
-    const RoundedRow row =
-        round_row<HeadDim>(x, side, rotation_factor(HeadDim, Operand::query), sign, to);
+    const RoundedRow row = round_row<HeadDim, Operand::query>(x, side, sign, to);
     if (at.half > 0) return;
     const float factor = fmaxf(row.step * unit, 0x1p-126f);
     scales.factor[at.row] = factor;

@@ -70,8 +70,9 @@ struct MmaProblem {
         return heads != nullptr && heads[b * problem.Hq + h] == 0;
     }
 
-    int query_tiles = 0;  ///< per head
-    int splits = 1;       ///< split kernel: parts of the keys
+    int query_tiles = 0;      ///< per head
+    Index heads_in_turn = 1;  ///< whose tiles are dealt out by their number of keys: see `Place`
+    int splits = 1;           ///< split kernel: parts of the keys
 };
 
 /// \brief What a 64 x 64 tile of a boolean mask holds, as bits.
@@ -81,6 +82,14 @@ inline constexpr int class_tile = 64;
 /// \brief Can a mask or a causal rule hide a key?
 __host__ __device__ inline bool can_hide(const Problem& p) {
     return p.mask_kind != MaskKind::none || p.diagonal < p.S;
+}
+/// \brief Sets `heads_in_turn`: under a causal rule, as many heads as the L2 cache holds with ease.
+/// \param key_bytes  of a key and its value
+inline void set_turns(MmaProblem& p, Index key_bytes) {
+    constexpr Index cache = 16 << 20;
+    const Problem& problem = p.problem;
+    if (problem.S > 0 && problem.visible(0) < problem.S)
+        p.heads_in_turn = cache / (problem.S * key_bytes) + 1;
 }
 /// \brief Query rows of a block of the main and the float32 kernel.
 inline Index main_tile_rows(const Problem& p) { return p.E > 128 || p.Ev > 128 ? 64 : 128; }

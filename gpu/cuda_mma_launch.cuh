@@ -17,6 +17,8 @@ template <class Shape, Masking masking, class MaskElement>
 void launch_shape(MmaProblem p, cudaStream_t stream) {
     const Index tiles = (p.problem.L + Shape::rows - 1) / Shape::rows;
     p.query_tiles = static_cast<int>(tiles);
+    // With longer heads it costs more than it gains: docs/steps_cuda.md.
+    if (p.problem.S * 2 * Shape::row_bytes <= 1 << 20) set_turns(p, 2 * Shape::row_bytes);
     const Index blocks = tiles * p.problem.B * p.problem.Hq;
     launch<mma_kernel<Shape, masking, MaskElement>>(
         blocks, Shape::threads, mma_shared_bytes<Shape, masking, MaskElement>, stream, p);

@@ -46,9 +46,14 @@ struct Place {
         unsigned number;
         asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(number));
         const Index block = first_block + number;
-        const Index head = block / p.query_tiles;
-        // The last tile of a head comes first: under a causal rule it has most keys.
-        const int tile = p.query_tiles - 1 - static_cast<int>(block - head * p.query_tiles);
+        // Under a causal rule the last tile of a head has most keys. Long tiles first, so that short
+        // ones fill the gaps at the end: of as many heads at a time as the L2 cache holds.
+        const Index heads = p.problem.B * p.problem.Hq, at_once = p.heads_in_turn;
+        const Index first = block / (at_once * p.query_tiles) * at_once;
+        const Index count = heads - first < at_once ? heads - first : at_once;
+        const Index within = block - first * p.query_tiles, turn = within / count;
+        const Index head = first + within - turn * count;
+        const int tile = p.query_tiles - 1 - static_cast<int>(turn);
         first_row = static_cast<Index>(tile) * Shape::rows;
         b = head / p.problem.Hq;
         h = head - b * p.problem.Hq;

@@ -215,7 +215,7 @@ ATTN_HD inline Index rotation_width(Index E) {
 
 /// \brief What the transform's result is multiplied by: powers of two, whose product is 1 / width,
 ///        as q . k = (H q) . (H k) / width demands.
-ATTN_HD inline float rotation_factor(Index width, Operand operand) {
+ATTN_HD constexpr float rotation_factor(Index width, Operand operand) {
     int halvings = operand == Operand::key ? 1 : 0;  // the odd one goes to K
     for (; width > 1; width /= 2) ++halvings;
     float factor = 1;
