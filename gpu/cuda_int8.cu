@@ -11,9 +11,9 @@
 /// |-----------------------------------------------------|-------------------------------------|
 /// | few keys and queries, E = 64 or 128                 | fused kernel                        |
 /// | others                                              | pre-pass, main, second pass         |
-/// | of these no mask or one as bits, E <= 128, sm_90a   | main and second pass by `wgmma`     |
+/// | of these E <= 128, no float32 mask, sm_90a          | main and second pass by `wgmma`     |
 /// | max_relative_error: heads that exceed it            | and those of `cuda_mma`             |
-/// | no keys, or &#124;scale&#124; above 2^40            | `cuda_mma` alone                    |
+/// | no keys or values, &#124;scale&#124; above 2^40     | `cuda_mma` alone                    |
 ///
 /// Values of bfloat16 and float32 go through bfloat16 products, which keep the range of float32;
 /// those of float16 through float16. Limits: E and Ev up to 256. Short queries (decoding) are
@@ -41,6 +41,18 @@ using gpu::Piece;
 /// four for each multiprocessor of a large GPU.
 constexpr Index most_fused_blocks = 512;
 
+/// Rows that the copy engine of sm_90 can count.
+constexpr Index most_rows = Index{1} << 30;
+
+/// Why a problem is left to `cuda_mma` as a whole; null: it is not.
+const char* why_exact(const Problem& p) {
+    if (p.S == 0) return "no keys";
+    if (p.Ev == 0) return "no values";
+    if (!(std::abs(p.scale) <= static_cast<double>(quantizable_largest)))
+        return "too large a scale";
+    return p.L > most_rows || p.S > most_rows ? "too many rows" : nullptr;
+}
+
 /// What a problem takes: decided from sizes and strides alone.
 struct Plan {
     bool exact = false;    // by cuda_mma alone
@@ -62,7 +74,7 @@ struct Plan {
     }
 
     explicit Plan(const Problem& p) {
-        exact = p.S == 0 || !(std::abs(p.scale) <= static_cast<double>(quantizable_largest));
+        exact = why_exact(p) != nullptr;
         limited = !exact && p.max_relative_error > 0;
         if (exact || limited) mma = pieces.take(Saturating{gpu::mma_workspace_bytes(p)});
         if (exact) return;
@@ -70,19 +82,18 @@ struct Plan {
         const Saturating tiles = counted(p.B) * counted(p.Hq) * counted((p.L + 63) / 64);
         fused = !limited && tiles.count <= most_fused_blocks && gpu::fits_int8_fused(p);
         if (fused) return;
-        mask = gpu::MaskPlan(p, pieces);
-        if (p.dtype == DType::float32 || value_columns != p.Ev || !gpu::wide(p.value))
-            value = pieces.take(gpu::packed_size(p.value, p.S, value_columns) * Saturating{2});
         const Index head_dim = gpu::int8_head_dim(p);
+        // What the kernel by `wgmma` can take it takes: the others are left out where it exists.
+        wgmma = gpu::has_wgmma() && head_dim <= 128 &&
+                !(p.mask_kind == MaskKind::additive && p.mask.dtype == DType::float32);
+        mask = gpu::MaskPlan(p, pieces, wgmma);
         Int8Problem mapped;
         mapped.problem = p;
-        mapped.value_stride = value_strides(p);
         mapped.value_columns = static_cast<int>(value_columns);
-        mapped.mask_stride = mask.mask_stride;
-        const bool dense =
-            mask.masking == gpu::Masking::bytes || mask.masking == gpu::Masking::additive;
-        wgmma = gpu::has_wgmma() && head_dim <= 128 && gpu::can_map(mapped.values()) &&
-                (!dense || (p.mask.dtype != DType::float32 && gpu::can_map(mapped.mask_rows())));
+        mapped.value_stride = gpu::strides_of(p.value);
+        if (p.dtype == DType::float32 || value_columns != p.Ev || !gpu::wide(p.value) ||
+            (wgmma && !gpu::can_map(mapped.values())))
+            value = pieces.take(gpu::packed_size(p.value, p.S, value_columns) * Saturating{2});
         const Saturating heads = counted(p.B) * counted(gpu::int8_key_heads(p));
         const Saturating of_64 = heads * counted((p.S + 63) / 64);
         key = pieces.take(of_64 * counted(64 * head_dim));
@@ -180,7 +191,7 @@ void run_on_device(const Problem& p) {
 
 std::string variant(const Problem& p) {
     const Plan plan(p);
-    if (plan.exact) return p.S == 0 ? "cuda_mma: no keys" : "cuda_mma: too large a scale";
+    if (plan.exact) return std::string("cuda_mma: ") + why_exact(p);
     std::string text = plan.fused ? "fused" : "pre-pass over K";
     if (plan.mask.masking == gpu::Masking::bits) text += ", mask as bits";
     if (plan.mask.masking == gpu::Masking::bytes) text += ", mask as bytes";

@@ -11,7 +11,7 @@
 /// | cuda_int8_round.cu     | the pre-pass: integers of Q and K                              |
 /// | cuda_int8_tile.cuh     | the integer product, and its way back to scores                |
 /// | cuda_int8_kernel.cuh   | the main kernel; compiled by cuda_int8_{f16,bf16,256}*.cu      |
-/// | cuda_int8_wgmma.cuh    | the same on sm_90a through `wgmma`, for masks as bits or none  |
+/// | cuda_int8_wgmma.cuh    | the same on sm_90a through `wgmma`, but for float32 masks      |
 /// | cuda_int8_pipeline.cuh | its shared memory, its barriers, the thread that copies        |
 /// | cuda_int8_fused.cu     | small inputs: everything in one kernel                         |
 /// | cuda_int8_error.cu     | heads whose error is above the caller's limit                  |

@@ -74,9 +74,17 @@ __device__ inline void repair_rows(const Int8Problem& p, Index first_block) {
     }
 }
 
+/// \brief Tiles of 64 keys: sm_90a has the kernel of cuda_int8_wgmma.cuh for them, and none of these.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+template <class Shape>
+constexpr bool left_to_wgmma = Shape::HeadDim <= 128 && Shape::Keys == 64;
+#else
+template <class Shape>
+constexpr bool left_to_wgmma = false;
+#endif
+
 template <class Shape, Masking masking, class MaskElement>
-__global__ void __launch_bounds__(Shape::threads, 2)
-    int8_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
+__device__ __forceinline__ void attend_integers_by_mma(const Int8Problem& p, Index first_block) {
     using Rows = WarpRows<typename Shape::Base>;
     using Mask = MaskTile<Shape, masking, MaskElement>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
@@ -209,6 +217,13 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     mark_again<Shape>(p, first_block, finite);
 }
 
+template <class Shape, Masking masking, class MaskElement>
+__global__ void __launch_bounds__(Shape::threads, 2)
+    int8_kernel(const __grid_constant__ Int8Problem p, Index first_block) {
+    if constexpr (!left_to_wgmma<Shape>)
+        attend_integers_by_mma<Shape, masking, MaskElement>(p, first_block);
+}
+
 /// \brief A marked block's work once more, with values that are not finite read as 0: see
 ///        cuda_mma_careful.cuh. The same operations in the same order, so that other rows keep
 ///        their bits, but masks are read where they lie and nothing overlaps. Then the rows that
@@ -287,8 +302,10 @@ __device__ inline void int8_again(const Int8Problem& p, bool natural, Index firs
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads)
     int8_again_kernel(const __grid_constant__ Int8Problem p, bool natural, Index blocks, Index) {
-    for_marked<Shape::threads>(
-        p.again, blocks, [&](Index block) { int8_again<Shape>(p, natural, block - blockIdx.x); });
+    if constexpr (!left_to_wgmma<Shape>)
+        for_marked<Shape::threads>(p.again, blocks, [&](Index block) {
+            int8_again<Shape>(p, natural, block - blockIdx.x);
+        });
 }
 
 }  // namespace attn::gpu

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda_mma.hpp"
+#include "tensor_map.hpp"
 
 #include "saturate.hpp"
 
@@ -85,13 +86,17 @@ struct MaskPlan {
     Strides mask_stride, class_stride;
 
     MaskPlan() = default;
-    MaskPlan(const Problem& p, Pieces& pieces) {
+    /// \param mapped  `copy_box` is to read a dense mask
+    MaskPlan(const Problem& p, Pieces& pieces, bool mapped = false) {
         if (p.mask_kind == MaskKind::none) return;
         const TensorView& view = p.mask;
         mask_stride = strides_of(view);
+        const bool as_it_is =
+            wide(view) &&
+            (!mapped || can_map({view.dtype, view.data, p.B, p.Hq, p.L, p.S, mask_stride}));
         if (p.mask_kind == MaskKind::additive) {
             masking = Masking::additive;
-            if (wide(view)) return;
+            if (as_it_is) return;
             const Index row = round_up(p.S, 8);
             mask_stride = packed_strides(view, p.L, row);
             mask = pieces.take(packed_size(view, p.L, row) * Saturating{size_of(view.dtype)});
@@ -100,7 +105,7 @@ struct MaskPlan {
         // Bits pay when they are read at least twice.
         const bool shared = (view.stride[0] == 0 && p.B > 1) || (view.stride[1] == 0 && p.Hq > 1) ||
                             view.stride[2] == 0;
-        if (!shared && wide(view)) {
+        if (!shared && as_it_is) {
             masking = Masking::bytes;
             return;
         }
