@@ -48,6 +48,7 @@ def cases(quick):
         for mask in ("bool", "bool shared", "bool causal", "bool window", "additive",
                      "additive shared"):
             yield case("int8 mask", 4, H, H, 4096, 4096, E, mask=mask, tiers=both)
+        yield case("int8 mask", 4, H, H, 4096, 4096, E, mask="additive float32", tiers=both)
         yield case("int8 float32", 4, H, H, 4096, 4096, E, F32, tiers=both)
         yield case("int8 grouped", 4, 32, 8, 4096, 4096, E, causal=True, tiers=both)
     yield case("int8 E=256", 4, 8, 8, 4096, 4096, 256, tiers=both)
