@@ -241,8 +241,8 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         if (Shape::listed && mixed) bits.load(p, task, warp * 16 + c_row(fresh_lane(), 0), j);
     };
     //! [held]
-    // A row whose norm says that no score can exceed its maximum by more than 2^reach needs no larger
-    // one, and asks for none from there on: all weights fit, and so do their sums in float32.
+    // A row whose norm says that no weight can exceed 2^reach keeps its maximum, and asks for none
+    // from there on: its weights fit their 16 bits, and the sums of them float32.
     constexpr float reach = dtype_of<T> == DType::float16 ? 15 : 24;
     const bool bounded = !Shape::natural && p.queries.square != nullptr;
     unsigned held = 0;      // bit `half`: of the lane's two rows

@@ -10,6 +10,7 @@
 /// |-------------------------------------------|---------------------------------------------|
 /// | float16, bfloat16                         | main kernel                                 |
 /// | ... (Hq / H) L <= 64 packed rows, S >= 512 | split kernel and merge                     |
+/// | ... nothing hidden, 64 < E <= 128, sm_90a  | the same, fed by the copy engine           |
 /// | float32                                   | three bfloat16 parts, six products          |
 /// | ... up to 128 columns on sm_90a           | the same through `wgmma`                    |
 ///

@@ -1,6 +1,6 @@
 /// \file
 /// \brief Parts of the keys become one: partial results merge by their maximum and sum, first over the
-///        warps of a block of the split kernel (cuda_mma_split.cu), then over its blocks.
+///        warps of a block (cuda_mma_split.cu, cuda_mma_decode.cu), then over the parts of a row.
 #pragma once
 
 #include "cuda_mma_careful.cuh"
@@ -33,10 +33,112 @@ __device__ inline RowState<float> merge_lanes(const RowState<float>& part, float
     return whole;
 }
 
+/// \brief A packed row: query head within its group, and row within the head.
+struct PackedRow {
+    Index h, i;
+    bool exists;
+    __device__ PackedRow(const Problem& p, Index hk, Index packed) {
+        const Index group = p.Hq / p.H;
+        h = hk * group + packed / p.L;
+        i = packed % p.L;
+        exists = packed < group * p.L;
+    }
+};
+
+/// \brief What the warps of a block found in one part of the keys becomes one result a row: each
+///        normalised, some rows at a time through shared memory, row r by warp r % warps.
+/// \param results  (warps, warps, HD): of warp, row
+/// \param state    (warps, 16): of warp, row
+/// \param barrier  of these warps
+/// \param keep(row, whole)  where the row's columns go; `whole` is its maximum and sum
+template <int warps, int HD, class Rows, class Barrier, class Keep>
+__device__ __forceinline__ void merge_warps(const Rows& rows, float* results,
+                                            RowState<float> (*state)[16], int rows_here, float unit,
+                                            Index Ev, Barrier&& barrier, Keep&& keep) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+        if (lane % 4 == 0)
+            state[warp][lane / 4 + 8 * half] = {rows.max[0][half], rows.sum[0][half]};
+#pragma unroll
+    for (int first = 0; first < 16; first += warps) {
+        if (first >= rows_here) break;
+        const int half = first / 8, local = lane / 4 - first % 8;
+        if (local >= 0 && local < warps) {
+            const float sum = rows.sum[0][half], inverse = sum == 0 ? 0.0f : 1 / sum;
+#pragma unroll
+            for (int n = 0; n < HD / 8; ++n)
+                *reinterpret_cast<float2*>(
+                    &results[(warp * warps + local) * HD + 8 * n + lane % 4 * 2]) =
+                    make_float2(rows.out[0][n][2 * half] * inverse,
+                                rows.out[0][n][2 * half + 1] * inverse);
+        }
+        barrier();  // the results of these rows are there
+        const int row = first + warp;
+        if (row < rows_here) {
+            float share;
+            const RowState<float> whole =
+                merge_lanes(lane < warps ? state[lane][row] : RowState<float>{}, unit, share);
+            float* const to = keep(row, whole);
+            float part[warps];
+#pragma unroll
+            for (int w = 0; w < warps; ++w) part[w] = __shfl_sync(~0u, share, w);
+#pragma unroll
+            for (int e = lane; e < HD; e += 32) {
+                float sum = 0;
+#pragma unroll
+                for (int w = 0; w < warps; ++w)
+                    sum += part[w] * results[(w * warps + warp) * HD + e];
+                if (e < Ev) to[e] = sum;
+            }
+        }
+        barrier();  // they have been read
+    }
+}
+
+/// \brief How much each part of a row contributes. The work of a warp.
+/// \param from   (splits, Ev + 2) partial results
+/// \param share  (most_splits)
+/// \return maximum and sum of the row
+__device__ inline RowState<float> merge_parts(const float* from, int splits, Index Ev, float unit,
+                                              float* share) {
+    // Lane i merges parts i and i + 32, then the lanes merge.
+    const int lane = threadIdx.x % 32;
+    const auto part = [&](int s) {
+        return s < splits ? RowState<float>{from[s * (Ev + 2) + Ev], from[s * (Ev + 2) + Ev + 1]}
+                          : RowState<float>{};
+    };
+    const RowState<float> a = part(lane), b = part(lane + 32);
+    const float top = larger(a.max, b.max);
+    const float sum_a = a.sum == 0 ? 0.0f : a.sum * exp2_fast((a.max - top) * unit);
+    const float sum_b = b.sum == 0 ? 0.0f : b.sum * exp2_fast((b.max - top) * unit);
+    const float both = sum_a + sum_b;
+    float mine;
+    const RowState<float> whole = merge_lanes({top, both}, unit, mine);
+    share[lane] = both == 0 ? 0.0f : mine * (sum_a / both);
+    share[lane + 32] = both == 0 ? 0.0f : mine * (sum_b / both);
+    return whole;
+}
+/// \brief Column e of the row.
+__device__ inline float merged_column(const float* from, int splits, Index Ev, const float* share,
+                                      Index e) {
+    float sum = 0;
+#pragma unroll 16
+    for (int s = 0; s < splits; ++s) sum += share[s] * from[s * (Ev + 2) + e];
+    return sum;
+}
+__device__ inline void write_logsumexp(const Problem& p, Index b, Index h, Index i,
+                                       const RowState<float>& whole, float unit) {
+    if (!p.logsumexp.absent())
+        as<float, 3>(p.logsumexp)(b, h, i) =
+            whole.sum == 0 ? -CUDART_INF_F : whole.max * (unit * ln_2) + logf(whole.sum);
+}
+
 /// \brief One block per query row: out = sum of share * partial out, share = exp(lse - total lse).
 template <class T>
 __global__ void __launch_bounds__(merge_threads)
     merge_kernel(const __grid_constant__ MmaProblem p, const float* partial, Index first_block) {
+    start_next_kernel();
     wait_for_last_kernel();
     const Problem& problem = p.problem;
     Index index = first_block + blockIdx.x;
@@ -44,40 +146,20 @@ __global__ void __launch_bounds__(merge_threads)
                 b = index / problem.Hq;
     if (p.leaves(b, h)) return;
     const float* from = partial + partial_at(p, b, h, i, 0);  // (splits, Ev + 2)
-    const Index stride = problem.Ev + 2;
 
     __shared__ float share[most_splits];
-    __shared__ RowState<float> whole;
     const float unit = problem.mask_kind == MaskKind::none ? p.unit : log2_e;
-    if (threadIdx.x < 32) {  // lane i merges parts i and i + 32, then the lanes merge
-        const auto part = [&](int s) {
-            return s < p.splits ? RowState<float>{from[s * stride + problem.Ev],
-                                                  from[s * stride + problem.Ev + 1]}
-                                : RowState<float>{};
-        };
-        const RowState<float> a = part(threadIdx.x), b2 = part(threadIdx.x + 32);
-        const float top = larger(a.max, b2.max);
-        const float sum_a = a.sum == 0 ? 0.0f : a.sum * exp2_fast((a.max - top) * unit);
-        const float sum_b = b2.sum == 0 ? 0.0f : b2.sum * exp2_fast((b2.max - top) * unit);
-        float mine;
-        const RowState<float> merged = merge_lanes({top, sum_a + sum_b}, unit, mine);
-        const float both = sum_a + sum_b;
-        share[threadIdx.x] = both == 0 ? 0.0f : mine * (sum_a / both);
-        share[threadIdx.x + 32] = both == 0 ? 0.0f : mine * (sum_b / both);
-        if (threadIdx.x == 0) whole = merged;
+    if (threadIdx.x < 32) {
+        const RowState<float> whole = merge_parts(from, p.splits, problem.Ev, unit, share);
+        if (threadIdx.x == 0) write_logsumexp(problem, b, h, i, whole, unit);
     }
     __syncthreads();
     bool bad = false;
     for (Index e = threadIdx.x; e < problem.Ev; e += merge_threads) {
-        float sum = 0;
-#pragma unroll 8
-        for (int s = 0; s < p.splits; ++s) sum += share[s] * from[s * stride + e];
+        const float sum = merged_column(from, p.splits, problem.Ev, share, e);
         as<T, 4>(problem.out)(b, h, i, e) = T(sum);
         bad |= !(fabsf(sum) <= 3.4028234e38f);
     }
-    if (threadIdx.x == 0 && !problem.logsumexp.absent())
-        as<float, 3>(problem.logsumexp)(b, h, i) =
-            whole.sum == 0 ? -CUDART_INF_F : whole.max * (unit * ln_2) + logf(whole.sum);
     // A value that is not finite, seen by this row: see cuda_mma_careful.cuh.
     if (__syncthreads_or(bad) && threadIdx.x < 32 && can_hide(problem))
         careful_row<T>(problem, b, h, i);

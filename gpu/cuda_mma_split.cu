@@ -14,6 +14,7 @@
 ///
 /// \par Source
 /// Dao et al. 2023, "Flash-Decoding for long-context inference".
+#include "cuda_mma_decode.hpp"
 #include "cuda_mma_merge.cuh"
 #include "cuda_mma_tile.cuh"
 #include "device.hpp"
@@ -38,18 +39,6 @@ struct SplitShape : MmaShape<T, HeadDim, 1, 1, step_keys, (HeadDim < 256)> {
     static constexpr int warp_bytes = stages * stage_bytes;
     static constexpr int results_at = Base::query_bytes + warps * warp_bytes;
     static constexpr int shared_bytes = results_at + warps * merge_rows * HeadDim * 4;
-};
-
-/// \brief A packed row: query head within its group, and row within the head.
-struct PackedRow {
-    Index h, i;
-    bool exists;
-    __device__ PackedRow(const Problem& p, Index hk, Index packed) {
-        const Index group = p.Hq / p.H;
-        h = hk * group + packed / p.L;
-        i = packed % p.L;
-        exists = packed < group * p.L;
-    }
 };
 
 /// \param run     parts of the keys of a block
@@ -198,40 +187,11 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, int 
         for (int n = 0; n < HD / 8; ++n)
 #pragma unroll
             for (int i = 0; i < 4; ++i) check += 0 * rows.out[0][n][i];
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-            if (lane % 4 == 0)
-                state[warp][lane / 4 + 8 * half] = {rows.max[0][half], rows.sum[0][half]};
-#pragma unroll
-        for (int first = 0; first < tile_rows; first += merge_rows) {
-            if (first >= rows_here) break;
-            const int half = first / 8, local = lane / 4 - first % 8;
-            if (local >= 0 && local < merge_rows) {
-                const float sum = rows.sum[0][half], inverse = sum == 0 ? 0.0f : 1 / sum;
-#pragma unroll
-                for (int n = 0; n < HD / 8; ++n)
-                    *reinterpret_cast<float2*>(
-                        &results[(warp * merge_rows + local) * HD + 8 * n + lane % 4 * 2]) =
-                        make_float2(rows.out[0][n][2 * half] * inverse,
-                                    rows.out[0][n][2 * half + 1] * inverse);
-            }
-            __syncthreads();  // the results of these rows are there
-            const int row = first + warp;
-            if (row < rows_here) {
+        merge_warps<warps, HD>(
+            rows, results, state, rows_here, unit, problem.Ev, [] { __syncthreads(); },
+            [&](int row, const RowState<float>& whole) {
                 const PackedRow packed(problem, hk, tile * tile_rows + row);
                 float* to = partial + partial_at(p, b, packed.h, packed.i, first_split + split);
-                float share;
-                const RowState<float> whole =
-                    merge_lanes(lane < warps ? state[lane][row] : RowState<float>{}, unit, share);
-                for (Index e = lane; e - lane < problem.Ev; e += 32) {
-                    float sum = 0;
-#pragma unroll
-                    for (int w = 0; w < warps; ++w) {
-                        const float part = __shfl_sync(~0u, share, w);
-                        if (e < HD) sum += part * results[(w * merge_rows + warp) * HD + e];
-                    }
-                    if (e < problem.Ev) to[e] = sum;
-                }
                 // A row that sees a value that is not finite: NaN makes the merge compute it key
                 // by key.
                 const Index from = begin + split * split_keys;
@@ -242,9 +202,8 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, int 
                     to[problem.Ev] = whole.max;
                     to[problem.Ev + 1] = spoilt ? CUDART_NAN_F : whole.sum;
                 }
-            }
-            __syncthreads();  // they have been read
-        }
+                return to;
+            });
     }
     copy_async_wait<0>();
     return check == 0;
@@ -288,8 +247,7 @@ void launch_both(const MmaProblem& p, float* partial, cudaStream_t stream) {
     else
         launch<split_kernel<Shape, true>>(blocks, 32 * warps, Shape::shared_bytes, stream, p,
                                           partial, run);
-    launch_early<merge_kernel<T>>(problem.B * problem.Hq * problem.L, merge_threads, 0, stream, p,
-                                  static_cast<const float*>(partial));
+    launch_merge<T>(p, partial, stream);
 }
 
 }  // namespace
@@ -311,12 +269,20 @@ void launch_split(MmaProblem p, float* partial, cudaStream_t stream) {
     const Index rows = p.problem.Hq / p.problem.H * p.problem.L;
     p.query_tiles = static_cast<int>((rows + tile_rows - 1) / tile_rows);
     p.splits = split_count(p.problem);
+    if (can_decode(p)) return launch_decode<T>(p, partial, stream);
     const Index widest = p.problem.E > p.problem.Ev ? p.problem.E : p.problem.Ev;
     if (widest <= 64) return launch_both<T, 64>(p, partial, stream);
     if (widest <= 128) return launch_both<T, 128>(p, partial, stream);
     return launch_both<T, 256>(p, partial, stream);
 }
+template <class T>
+void launch_merge(const MmaProblem& p, const float* partial, cudaStream_t stream) {
+    launch_early<merge_kernel<T>>(p.problem.B * p.problem.Hq * p.problem.L, merge_threads, 0,
+                                  stream, p, partial);
+}
 template void launch_split<float16>(MmaProblem, float*, cudaStream_t);
 template void launch_split<bfloat16>(MmaProblem, float*, cudaStream_t);
+template void launch_merge<float16>(const MmaProblem&, const float*, cudaStream_t);
+template void launch_merge<bfloat16>(const MmaProblem&, const float*, cudaStream_t);
 
 }  // namespace attn::gpu

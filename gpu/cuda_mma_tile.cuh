@@ -34,7 +34,15 @@ struct MmaShape {
     static constexpr int row_bytes = 2 * HeadDim;
     static constexpr int query_bytes = rows * row_bytes;
     static constexpr int tile_bytes = Keys * row_bytes;
+    static constexpr int plane_bytes = 0;  ///< tiles in planes of 64 columns; 0: whole rows
 };
+
+/// \brief Columns 16 k .. 16 k + 15 of a swizzled row, from the address of its first ones.
+template <class Shape>
+__device__ inline std::uint32_t columns_at(std::uint32_t row, int k) {
+    if constexpr (Shape::plane_bytes == 0) return row ^ (k * 32);
+    return (row ^ (k % 4 * 32)) + k / 4 * Shape::plane_bytes;
+}
 
 /// \brief Which rows this block has. Reads the block's number anew at each call, so that the
 ///        place need not stay in registers across the loop.
@@ -175,8 +183,8 @@ struct WarpRows {
 
     /// \brief score = Q K^T.
     /// \param key  this lane's address in the key tile
-    static __device__ void multiply(Scores& score, const QueryFragments<Shape>& query,
-                                    std::uint32_t key) {
+    template <class Query>
+    static __device__ void multiply(Scores& score, const Query& query, std::uint32_t key) {
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -192,7 +200,7 @@ struct WarpRows {
 #pragma unroll
             for (int n = 0; n < NS / 2; ++n) {
                 std::uint32_t b[4];  // keys 16 n .. 16 n + 15
-                load_matrices(b, (key ^ (k * 32)) + n * 16 * Shape::row_bytes);
+                load_matrices(b, columns_at<Shape>(key, k) + n * 16 * Shape::row_bytes);
 #pragma unroll
                 for (int m = 0; m < MT; ++m) {
                     multiply_add<T>(score[m][2 * n], a[m], b[0], b[1]);
@@ -343,7 +351,8 @@ struct WarpRows {
 #pragma unroll
             for (int n = 0; n < NO / 2; ++n) {
                 std::uint32_t b[4];  // columns 16 n .. 16 n + 15
-                load_matrices_transposed(b, (value ^ (n * 32)) + k * 16 * Shape::row_bytes);
+                load_matrices_transposed(b,
+                                         columns_at<Shape>(value, n) + k * 16 * Shape::row_bytes);
 #pragma unroll
                 for (int m = 0; m < MT; ++m) {
                     const std::uint32_t a[4] = {weights[m][2 * k][0], weights[m][2 * k][1],

@@ -36,7 +36,7 @@ bool can_map(const MappedRows& from) {
            can_walk(from.B, from.stride.batch);
 }
 
-CUtensorMap map_rows(const MappedRows& from, int box_rows) {
+CUtensorMap map_rows(const MappedRows& from, int box_rows, CUtensorMapL2promotion promotion) {
     const auto count = [](Index n, Index stride) {
         return static_cast<cuuint64_t>(stride == 0 ? 1 : n);
     };
@@ -61,8 +61,8 @@ CUtensorMap map_rows(const MappedRows& from, int box_rows) {
         : from.dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                        : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         4, const_cast<void*>(from.data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        wide ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
-        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        wide ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE, promotion,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (code != CUDA_SUCCESS)
         throw Error(ErrorCode::device_error,
                     "cuTensorMapEncodeTiled: error " + std::to_string(static_cast<int>(code)));

@@ -24,6 +24,8 @@ struct MappedRows {
 bool can_map(const MappedRows& from);
 /// \brief The map, for boxes of `box_rows` rows of 64 columns: of 128 bytes, swizzled as
 ///        `swizzled<128>` says, or of 64 bytes, row behind row.
-CUtensorMap map_rows(const MappedRows& from, int box_rows);
+/// \param promotion  to what length a read that misses the L2 cache is extended
+CUtensorMap map_rows(const MappedRows& from, int box_rows,
+                     CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 
 }  // namespace attn::gpu

@@ -230,9 +230,20 @@ __device__ inline void copy_bulk(std::uint32_t to, const void* from, int bytes,
 }
 /// \brief Starts the copy of a box of a tensor (TMA), from element (column, row, head, batch) on;
 ///        what lies outside the tensor becomes 0. Counted like `copy_bytes`.
-/// \param map  a CUtensorMap among the kernel's parameters
+/// \param map   a CUtensorMap among the kernel's parameters
+/// \param once  nobody reads it again: the first to leave the L2 cache
 __device__ inline void copy_box(std::uint32_t to, const void* map, int column, int row, int head,
-                                int batch, std::uint32_t barrier) {
+                                int batch, std::uint32_t barrier, bool once = false) {
+    if (once) {
+        asm volatile(
+            "{\n.reg .b64 policy;\n"
+            "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+            "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+            ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], policy;\n}" ::"r"(to),
+            "l"(map), "r"(column), "r"(row), "r"(head), "r"(batch), "r"(barrier)
+            : "memory");
+        return;
+    }
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
         "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),

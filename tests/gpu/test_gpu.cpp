@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <array>
+#include <span>
 #include <thread>
 
 using namespace attn;
@@ -325,16 +326,40 @@ TEST_CASE("the offsets of device tensors may exceed 2 to the 32 elements") {
     }
 }
 
+namespace {
+
+struct Shape {
+    Sizes s;
+    DType dtype;
+    MaskKind mask;
+    Causal causal;
+};
+
+/// On every GPU tier, in buffers without a byte to spare.
+void expect_right_shapes(std::span<const Shape> shapes) {
+    for (const Tier* tier : gpu_tiers())
+        for (const Shape& shape : shapes) {
+            const Case c = make_case("sanitizer", shape.s, shape.dtype, shape.mask, shape.causal);
+            const GpuCase gpu(c);
+            if (!takes(*tier, gpu.in)) continue;
+            CAPTURE(std::string(tier->name));
+            gpu.run(*tier);
+            must(cudaDeviceSynchronize());
+            Output got = GpuCase::outputs(c);
+            gpu.out.fetch(got.out);
+            gpu.logsumexp.fetch(got.logsumexp);
+            expect_right(
+                *tier, got,
+                reference(gpu.in.query.view, gpu.in.key.view, gpu.in.value.view, gpu.in.options));
+        }
+}
+
+}  // namespace
+
 TEST_CASE("sanitizer: thirty-six shapes") {
     const DType f16 = DType::float16, bf16 = DType::bfloat16, f32 = DType::float32;
     const MaskKind none = MaskKind::none, boolean = MaskKind::boolean, add = MaskKind::additive;
     const Causal all = Causal::none, upper = Causal::upper_left, lower = Causal::lower_right;
-    struct Shape {
-        Sizes s;
-        DType dtype;
-        MaskKind mask;
-        Causal causal;
-    };
     //                B  Hq H  L    S    E    Ev
     const Shape shapes[] = {{{1, 1, 1, 1, 1, 1, 1}, f16, none, all},
                             {{1, 1, 1, 1, 1, 1, 1}, f32, none, all},
@@ -373,19 +398,30 @@ TEST_CASE("sanitizer: thirty-six shapes") {
                             {{1, 1, 1, 513, 66, 256, 256}, bf16, none, all},
                             {{1, 1, 1, 513, 66, 64, 64}, f32, add, all}};
     static_assert(std::size(shapes) == 36);
-    for (const Tier* tier : gpu_tiers())
-        for (const Shape& shape : shapes) {
-            const Case c = make_case("sanitizer", shape.s, shape.dtype, shape.mask, shape.causal);
-            const GpuCase gpu(c);
-            if (!takes(*tier, gpu.in)) continue;
-            CAPTURE(std::string(tier->name));
-            gpu.run(*tier);
-            must(cudaDeviceSynchronize());
-            Output got = GpuCase::outputs(c);
-            gpu.out.fetch(got.out);
-            gpu.logsumexp.fetch(got.logsumexp);
-            expect_right(
-                *tier, got,
-                reference(gpu.in.query.view, gpu.in.key.view, gpu.in.value.view, gpu.in.options));
-        }
+    expect_right_shapes(shapes);
+}
+
+// Masks of their own for each head, whose rows the copy engine can walk.
+TEST_CASE("sanitizer: dense masks") {
+    const DType f16 = DType::float16, bf16 = DType::bfloat16;
+    const MaskKind boolean = MaskKind::boolean, add = MaskKind::additive;
+    //                B  Hq H  L    S    E    Ev
+    const Shape shapes[] = {{{1, 2, 2, 300, 272, 40, 40}, bf16, boolean, Causal::none},
+                            {{1, 2, 1, 300, 272, 40, 40}, bf16, add, Causal::lower_right},
+                            {{2, 1, 1, 140, 400, 72, 40}, f16, boolean, Causal::upper_left},
+                            {{1, 2, 2, 140, 400, 72, 128}, f16, add, Causal::none}};
+    expect_right_shapes(shapes);
+}
+
+// Where the copy engine feeds short queries: parts merged by a second kernel; two tiles of query
+// rows; parts merged by the block that computed them, two and one of a head.
+TEST_CASE("sanitizer: short queries") {
+    const DType f16 = DType::float16, bf16 = DType::bfloat16;
+    //                B   Hq  H  L  S    E    Ev
+    const Shape shapes[] = {{{1, 8, 2, 1, 700, 128, 128}, bf16, MaskKind::none, Causal::none},
+                            {{1, 34, 2, 1, 600, 128, 96}, f16, MaskKind::none, Causal::none},
+                            {{27, 4, 4, 1, 530, 128, 128}, bf16, MaskKind::none, Causal::none},
+                            {{2, 4, 2, 3, 512, 128, 40}, f16, MaskKind::none, Causal::none},
+                            {{1, 4, 2, 1, 700, 72, 128}, f16, MaskKind::none, Causal::lower_right}};
+    expect_right_shapes(shapes);
 }
