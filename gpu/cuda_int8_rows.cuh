@@ -325,7 +325,7 @@ __device__ inline KeyBlock measure_keys(const Problem& p, Index b, Index hk, Ind
 __device__ inline float mean_of(const float* sums, Index stride, const KeyBlock* block,
                                 Index blocks) {
     ChannelMean mean;
-#pragma unroll 32
+#pragma unroll 8
     for (Index n = 0; n < blocks; ++n) {
         mean.block = sums[n * stride];
         mean.tokens += __popcll(block[n].integer);

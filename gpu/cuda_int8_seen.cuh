@@ -25,14 +25,23 @@ __device__ inline std::uint64_t seen_keys(const Problem& p, Index b, Index h, In
     constexpr int at_once = 8;  // rows under way
     std::uint64_t seen = 0;
     for (Index i = p.L - 1; i >= last; i -= at_once) {
-        std::uint32_t mine = 0;  // bit 0: key `lane` is seen, bit 1: key 32 + lane
+        // Bit 0: some of these rows sees key `lane`, bit 1: key 32 + lane.
+        const std::uint32_t mine = visit_mask_element(p.mask.dtype, [&]<class Element>(Element) {
+            const auto* const mask = static_cast<const Element*>(p.mask.data) +
+                                     b * p.mask.stride[0] + h * p.mask.stride[1] +
+                                     (first + lane) * p.mask.stride[3];
+            bool sees[2] = {};
 #pragma unroll
-        for (int n = 0; n < at_once; ++n) {
-            if (i - n < last) continue;
-            const MaskRow row(p, b, h, i - n);
-            if (row.at<float>(first + lane) != -CUDART_INF_F) mine |= 1;
-            if (row.at<float>(first + 32 + lane) != -CUDART_INF_F) mine |= 2;
-        }
+            for (int n = 0; n < at_once; ++n) {
+                const Index row = i - n < last ? last : i - n;  // often asked twice
+                const auto* own = mask + row * p.mask.stride[2];
+#pragma unroll
+                for (int side = 0; side < 2; ++side, own += 32 * p.mask.stride[3])
+                    if (first + 32 * side + lane < p.visible(row))
+                        sees[side] |= mask_value(*own) != -CUDART_INF_F;
+            }
+            return (sees[0] ? 1u : 0u) | (sees[1] ? 2u : 0u);
+        });
         seen |= __ballot_sync(~0u, mine & 1) |
                 static_cast<std::uint64_t>(__ballot_sync(~0u, mine & 2)) << 32;
         if (seen == all || p.visible(i) <= first) break;

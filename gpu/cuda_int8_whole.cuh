@@ -196,7 +196,8 @@ struct RoundedRow {
 /// \param side  1 in the first half, -1 in the second
 /// \param sign  -1: the integers are negated
 /// \param to(piece)  where 16 integers of the half go
-template <int HeadDim, Operand operand, class To>
+/// \tparam norms  false: nobody asks for the squares
+template <int HeadDim, Operand operand, bool norms = true, class To>
 __device__ inline RoundedRow round_row(float (&x)[HeadDim / 2], float side, float sign, To&& to) {
     constexpr int channels = HeadDim / 2;
     constexpr float factor = rotation_factor(HeadDim, operand);
@@ -229,9 +230,10 @@ __device__ inline RoundedRow round_row(float (&x)[HeadDim / 2], float side, floa
                                   __byte_perm(sum[2], sum[3], 0x0040), 0x5410);
         }
         *to(piece) = bytes;
-        squares = add_squares(bytes, squares);
+        if constexpr (norms) squares = add_squares(bytes, squares);
     }
-    squares += __shfl_xor_sync(~0u, squares, 16);  // the row's other thread, see RowHalf
+    if constexpr (norms)
+        squares += __shfl_xor_sync(~0u, squares, 16);  // the row's other thread, see RowHalf
     return {quantizer.scale, static_cast<float>(squares)};
 }
 
@@ -239,7 +241,8 @@ __device__ inline RoundedRow round_row(float (&x)[HeadDim / 2], float side, floa
 /// \param mean  (HeadDim) of K, its signs flipped; null: no shift wanted
 /// \param unit, sign  as in `quantize_queries`
 /// \param scales  of row 0
-template <int HeadDim, class To>
+/// \tparam norms  as in `round_row`
+template <int HeadDim, bool norms = true, class To>
 __device__ inline void round_query(float (&x)[HeadDim / 2], const RowHalf& at, float side,
                                    bool integers, const float* mean, float unit, float sign,
                                    To&& to, const QueryScales& scales) {
@@ -252,11 +255,11 @@ __device__ inline void round_query(float (&x)[HeadDim / 2], const RowHalf& at, f
         for (int e = 0; e < HeadDim / 2; ++e) dot += x[e] * mean[at.half * (HeadDim / 2) + e];
         dot += RowHalf::other(dot);
     }
-    const RoundedRow row = round_row<HeadDim, Operand::query>(x, side, sign, to);
+    const RoundedRow row = round_row<HeadDim, Operand::query, norms>(x, side, sign, to);
     if (at.half > 0) return;
     const float factor = fmaxf(row.step * unit, 0x1p-126f);
     scales.factor[at.row] = factor;
-    if (scales.square != nullptr) scales.square[at.row] = factor * factor * row.squares;
+    if (norms && scales.square != nullptr) scales.square[at.row] = factor * factor * row.squares;
     scales.without[at.row] = !integers;
     scales.shift[at.row] = dot;
 }
@@ -275,43 +278,6 @@ __device__ inline void smooth_key(float (&x)[HeadDim / 2], const float* mean, in
         for (int i = 0; i < 4; ++i)  // one rounding: the product with 1 or -1 is exact
             x[4 * n + i] = fmaf(x[4 * n + i], flip<HeadDim>(4 * n + i, side), -four[i]);
     }
-}
-
-/// \brief `quantize_queries` for whole rows.
-/// \param staging  (StageBytes), free for `tile` when a row is rounded
-/// \param staged  the rows are there already: StageBytes hold them all
-template <class T, int HeadDim, int Rows, int Threads, int StageBytes, class Tile>
-__device__ inline void quantize_whole_queries(const Problem& p, Index b, Index h, Index first_row,
-                                              float unit, float sign, const float* mean,
-                                              Tile&& tile, const QueryScales& to,
-                                              unsigned char* staging, bool staged) {
-    using Staged = StagedRows<T, HeadDim>;
-    constexpr int at_once =
-        StageBytes / Staged::row_bytes < Rows ? StageBytes / Staged::row_bytes : Rows;
-    static_assert(at_once > 0 && Rows % at_once == 0);
-    static_assert(2 * Rows == Threads);
-    const int thread = static_cast<int>(threadIdx.x);
-    const RowHalf at(thread);
-    const T* const query = static_cast<const T*>(p.query.data) + b * p.query.stride[0] +
-                           h * p.query.stride[1] + first_row * p.query.stride[2];
-    float x[HeadDim / 2], largest = 0;
-#pragma unroll
-    for (int part = 0; part < Rows / at_once; ++part) {
-        if (!staged) {
-            Staged::template copy<at_once, Threads>(
-                shared_address(staging), query + part * at_once * p.query.stride[2],
-                p.query.stride[2], p.L - first_row - part * at_once, thread);
-            copy_async_commit();
-            copy_async_wait<0>();
-            __syncthreads();
-        }
-        if (Rows == at_once || at.row / at_once == part)
-            largest = Staged::read(x, staging, at.row % at_once, at.half);
-        __syncthreads();  // the rows have been read
-    }
-    round_query<HeadDim>(
-        x, at, at.half == 0 ? 1.0f : -1.0f, has_integers(largest), mean, unit, sign,
-        [&](int piece) { return tile(at.row, at.half * (HeadDim / 32) + piece); }, to);
 }
 
 /// \brief Sums the seen keys of one block of 64, one thread a channel. The rows lie in `tile`.

@@ -49,7 +49,29 @@ struct MaskRow {
     }
 };
 
-/// \brief The same for one score.
+/// \brief What an element of a mask adds to a score; a boolean one is a byte.
+__device__ inline float mask_value(std::uint8_t x) { return x != 0 ? 0.0f : -CUDART_INF_F; }
+template <class T>
+__device__ inline float mask_value(T x) {
+    return to_float(x);
+}
+/// \brief Returns f(Element{}) for the element type of a mask of at most 32 bits: a loop behind the
+///        choice reads many elements at once, one that chooses for each of them does not.
+template <class F>
+__device__ inline auto visit_mask_element(DType dtype, F&& f) {
+    switch (dtype) {
+        case DType::boolean:
+            return f(std::uint8_t{});
+        case DType::float32:
+            return f(float{});
+        case DType::float16:
+            return f(float16{});
+        default:
+            return f(bfloat16{});
+    }
+}
+
+/// \brief What masks add to one score.
 template <class Real>
 __device__ inline Real mask_at(const Problem& p, Index b, Index h, Index i, Index j) {
     return MaskRow(p, b, h, i).at<Real>(j);

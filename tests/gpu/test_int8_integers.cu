@@ -137,13 +137,23 @@ template <class T, int HeadDim>
 __global__ void __launch_bounds__(128)
     dump_whole_queries(const Problem p, const float* mean, std::int8_t* integers,
                        QueryScales scales) {
-    constexpr int staging_bytes = 16 * 1024;  // less than the rows: they come in parts
-    __shared__ __align__(1024) unsigned char staging[staging_bytes];
-    const auto tile = [&](int row, int piece) {
-        return reinterpret_cast<uint4*>(integers + swizzled<HeadDim>(row, piece));
+    using Staged = StagedRows<T, HeadDim>;
+    __shared__ __align__(1024) unsigned char staging[64 * Staged::row_bytes];
+    const int thread = static_cast<int>(threadIdx.x);
+    Staged::template copy<64, 128>(shared_address(staging), static_cast<const T*>(p.query.data),
+                                   p.query.stride[2], p.L, thread);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    const RowHalf at(thread);
+    float x[HeadDim / 2];
+    const float largest = Staged::read(x, staging, at.row, at.half);
+    const auto to = [&](int piece) {
+        return reinterpret_cast<uint4*>(
+            integers + swizzled<HeadDim>(at.row, at.half * (HeadDim / 32) + piece));
     };
-    quantize_whole_queries<T, HeadDim, 64, 128, staging_bytes>(p, 0, 0, 0, 1.0f, 1.0f, mean, tile,
-                                                               scales, staging, false);
+    round_query<HeadDim>(x, at, at.half == 0 ? 1.0f : -1.0f, has_integers(largest), mean, 1.0f,
+                         1.0f, to, scales);
 }
 
 /// Where the pre-pass puts channel e of key j: tiles are copied to shared memory as they lie.
