@@ -175,15 +175,24 @@ __device__ inline bool write_int8_rows(const MmaProblem& p, const Rows& rows, co
             const float sum = rows.sum[m][half], inverse = sum == 0 ? 0.0f : 1 / sum;
             const bool exists = first_row + row < problem.L;
             float* to = exists ? &out(b, h, first_row + row, 0) + lane % 4 * 2 * step : nullptr;
+            const auto store = [&](auto&& pair) {
 #pragma unroll
-            for (int n = 0; n < Shape::HeadDim / 8; ++n) {
-                const float x = rows.out[m][n][2 * half] * inverse;
-                const float y = rows.out[m][n][2 * half + 1] * inverse;
-                check += 0 * x + 0 * y;
-                if (exists && 8 * n < columns) to[0] = x;
-                if (exists && 8 * n + 1 < columns) to[step] = y;
-                to += 8 * step;
-            }
+                for (int n = 0; n < Shape::HeadDim / 8; ++n) {
+                    const float x = rows.out[m][n][2 * half] * inverse;
+                    const float y = rows.out[m][n][2 * half + 1] * inverse;
+                    check += 0 * x + 0 * y;
+                    if (exists && 8 * n < columns) pair(n, x, y);
+                }
+            };
+            if (p.wide_out)
+                store([&](int n, float x, float y) {
+                    reinterpret_cast<float2*>(to)[4 * n] = {x, y};
+                });
+            else
+                store([&](int n, float x, float y) {
+                    to[8 * n * step] = x;
+                    if (8 * n + 1 < columns) to[(8 * n + 1) * step] = y;
+                });
             if (!problem.logsumexp.absent() && lane % 4 == 0 && exists)
                 as<float, 3>(problem.logsumexp)(b, h, first_row + row) = logsumexp(m, half, row);
         }
