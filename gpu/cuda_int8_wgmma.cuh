@@ -424,22 +424,34 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     const Int8Barriers<Shape::stages> barriers{shared_address(shared) + Shape::barriers_at};
     volatile Int8Task& task = *reinterpret_cast<Int8Task*>(shared + Shape::tasks_at);
     auto* const labels = reinterpret_cast<volatile TileLabel*>(shared + Shape::labels_at);
-    for_marked<Shape::all_threads>(p.again, blocks, [&](Index block) {
-        if (threadIdx.x == 0) barriers.set(Shape::Warps);
-        __syncthreads();  // the barriers are there
+    // The two kinds of warps as in the first pass; both go over the same marks.
+    const auto each = [&](auto&& work) {
+        for_marked<Shape::all_threads>(p.again, blocks, [&](Index block) {
+            if (threadIdx.x == 0) barriers.set(Shape::Warps);
+            __syncthreads();  // the barriers are there
+            work(block);
+            __syncthreads();  // they have served
+            if (threadIdx.x == 0) barriers.end();
+        });
+    };
+    if (threadIdx.x >= Shape::consumers) {
+        fewer_registers<Shape::copier_registers>();
+        each([&](Index block) {
+            Turn<Shape::stages> turn;
+            if (threadIdx.x == Shape::consumers)
+                copy_int8_tiles<Shape>(p, maps, block, 0, task, labels, shared_address(shared),
+                                       barriers, turn);
+            __syncwarp();
+        });
+        return;
+    }
+    more_registers<Shape::consumer_registers>();
+    each([&](Index block) {
         Turn<Shape::stages> turn, value_turn;
-        if (threadIdx.x == Shape::consumers)
-            copy_int8_tiles<Shape>(p, maps, block, 0, task, labels, shared_address(shared),
-                                   barriers, turn);
-        __syncwarp();
-        if (threadIdx.x < Shape::consumers) {
-            barrier_wait(barriers.query_full(0), 0);
-            attend_integers<Shape, true>(p, task, shared_address(shared), labels, shared, barriers,
-                                         turn, value_turn);
-        }
-        __syncthreads();  // they have served
-        if (threadIdx.x == 0) barriers.end();
-        if (threadIdx.x < Shape::consumers) repair_rows<Shape>(p, block - blockIdx.x);
+        barrier_wait(barriers.query_full(0), 0);
+        attend_integers<Shape, true>(p, task, shared_address(shared), labels, shared, barriers,
+                                     turn, value_turn);
+        repair_rows<Shape>(p, block - blockIdx.x);
     });
 #endif
 }
