@@ -55,8 +55,6 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     const Index rows_left = problem.L - first_row;
     const Index warp_row = first_row + warp * Shape::warp_rows;
     const std::uint16_t* query = p.query + p.query_stride(b, h, first_row);
-    const std::uint16_t* key = p.key + p.key_stride(b, hk, 0);
-    const std::uint16_t* value = p.value + p.value_stride(b, hk, 0);
     // ---- which keys: tiles [0, tiles) for the block, [0, warp_tiles) for this warp; tiles before
     //      `first_partial` are seen whole by each of the warp's rows.
     const auto tiles_of = [&](Index row) {
@@ -76,14 +74,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 
     const auto class_of = [&](int j) { return Mask::class_of(mask_place, j); };
     const auto next_tile = [&](int j) { return Mask::next_tile(mask_place, p, j, tiles); };
+    const KeyCopy<Shape> copy(p, b, hk);
     const auto copy_keys = [&](int j, int stage) {
-        const Index at = static_cast<Index>(j) * KT;
-        copy_tile<KT, HD, Shape::threads>(key_tiles + stage * Shape::tile_bytes,
-                                          key + at * p.key_stride.row, p.key_stride.row,
-                                          problem.S - at, p.query_columns, threadIdx.x);
-        copy_tile<KT, HD, Shape::threads>(value_tiles + stage * Shape::tile_bytes,
-                                          value + at * p.value_stride.row, p.value_stride.row,
-                                          problem.S - at, p.value_columns, threadIdx.x);
+        copy.start(p, j, key_tiles + stage * Shape::tile_bytes,
+                   value_tiles + stage * Shape::tile_bytes);
     };
     const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
 
@@ -107,9 +101,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 
     const QueryFragments<Shape> fragments(
         query_tile + swizzled<Shape::row_bytes>(warp * Shape::warp_rows + lane % 16, lane / 16));
-    const std::uint32_t key_lane =
+    std::uint32_t key_lane =
         key_tiles + swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-    const std::uint32_t value_lane = value_tiles + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
+    std::uint32_t value_lane = value_tiles + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
+    if constexpr (HD <= 64) key_lane = kept(key_lane), value_lane = kept(value_lane);
     Rows rows;
     rows.clear();
 

@@ -56,11 +56,19 @@ struct Place {
         const Index block = first_block + number;
         // Under a causal rule the last tile of a head has most keys. Long tiles first, so that short
         // ones fill the gaps at the end: of as many heads at a time as the L2 cache holds.
-        const Index heads = p.problem.B * p.problem.Hq, at_once = p.heads_in_turn;
-        const Index first = block / (at_once * p.query_tiles) * at_once;
-        const Index count = heads - first < at_once ? heads - first : at_once;
-        const Index within = block - first * p.query_tiles, turn = within / count;
-        const Index head = first + within - turn * count;
+        const Index at_once = p.heads_in_turn;
+        Index head, turn;
+        if (at_once == 1) {  // the usual case, with two divisions less
+            head = block / p.query_tiles;
+            turn = block - head * p.query_tiles;
+        } else {
+            const Index heads = p.problem.B * p.problem.Hq;
+            const Index first = block / (at_once * p.query_tiles) * at_once;
+            const Index count = heads - first < at_once ? heads - first : at_once;
+            const Index within = block - first * p.query_tiles;
+            turn = within / count;
+            head = first + within - turn * count;
+        }
         const int tile = p.query_tiles - 1 - static_cast<int>(turn);
         first_row = static_cast<Index>(tile) * Shape::rows;
         b = head / p.problem.Hq;
@@ -110,6 +118,99 @@ __device__ inline void copy_tile(std::uint32_t to, const std::uint16_t* from, In
         source += step * stride;
     }
 }
+
+/// \brief x, as a number that the compiler cannot compute anew: it stays in a register.
+__device__ inline std::uint32_t kept(std::uint32_t x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+/// \brief `count` times `stride` bytes behind `from`, in 32 x 32 bits: 64-bit arithmetic takes several
+///        instructions for each product.
+__device__ inline const void* bytes_behind(const void* from, unsigned count, unsigned stride) {
+    std::uint64_t sum;
+    asm("mad.wide.u32 %0, %1, %2, %3;"
+        : "=l"(sum)
+        : "r"(count), "r"(stride), "l"(reinterpret_cast<std::uint64_t>(from)));
+    return reinterpret_cast<const void*>(sum);
+}
+/// \brief Can `bytes_behind` take such a number of rows, or of elements from row to row?
+__device__ inline bool is_short(Index x) { return static_cast<std::uint64_t>(x) < 1u << 29; }
+
+/// \brief The copies of keys and values, tile by tile: a thread's share is one piece of 16 bytes, the
+///        same in every `step`th row. Where registers allow, all that does not change from tile to tile
+///        is kept.
+template <class Shape, bool Kept = Shape::HeadDim <= 64>
+struct KeyCopy {
+    static constexpr int pieces = Shape::HeadDim / 8, step = Shape::threads / pieces;
+    const std::uint16_t *key, *value;  ///< the piece of the thread's first row, in tile 0
+    std::uint32_t own;                 ///< its place in a tile in shared memory
+    int whole;  ///< tiles before it have all their rows; 0 where the piece or the strides need care
+
+    __device__ KeyCopy(const MmaProblem& p, Index b, Index hk) {
+        const int row = threadIdx.x / pieces, piece = threadIdx.x % pieces;
+        key = p.key + p.key_stride(b, hk, row) + piece * 8;
+        value = p.value + p.value_stride(b, hk, row) + piece * 8;
+        own = kept(swizzled<Shape::row_bytes>(row, piece));
+        const bool easy = piece * 8 < p.query_columns && piece * 8 < p.value_columns &&
+                          is_short(p.key_stride.row) && is_short(p.value_stride.row) &&
+                          is_short(p.problem.S);
+        whole = easy ? static_cast<int>(p.problem.S) / Shape::Keys : 0;
+    }
+    /// \brief Starts the copy of tile j.
+    /// \param keys, values  where it goes in shared memory
+    __device__ void start(const MmaProblem& p, int j, std::uint32_t keys,
+                          std::uint32_t values) const {
+        if (j < whole) {
+            start_whole(keys + own, key, j, static_cast<unsigned>(p.key_stride.row));
+            start_whole(values + own, value, j, static_cast<unsigned>(p.value_stride.row));
+            return;
+        }
+        start_part(keys + own, key, j, p.key_stride.row, p.problem.S, p.query_columns);
+        start_part(values + own, value, j, p.value_stride.row, p.problem.S, p.value_columns);
+    }
+
+  private:
+    /// Of the piece in the thread's row i, from that in its first one.
+    static __device__ std::uint32_t further(std::uint32_t to, int i) {
+        return (to ^ (i * step % 8 << 4)) + i * step * Shape::row_bytes;
+    }
+    static __device__ void start_whole(std::uint32_t to, const void* from, int j, unsigned stride) {
+        from = bytes_behind(from, static_cast<unsigned>(j) * (Shape::Keys * 2), stride);
+#pragma unroll
+        for (int i = 0; i < Shape::Keys / step; ++i)
+            copy_async_16(further(to, i), bytes_behind(from, i * step * 2, stride));
+    }
+    static __device__ void start_part(std::uint32_t to, const std::uint16_t* from, int j,
+                                      Index stride, Index S, int columns) {
+        const unsigned thread = fresh_thread();
+        const Index at = static_cast<Index>(j) * Shape::Keys;
+        const bool exists = static_cast<int>(thread % pieces) * 8 < columns;
+        from += at * stride;
+#pragma unroll
+        for (int i = 0; i < Shape::Keys / step; ++i) {
+            copy_async_16(further(to, i), from, exists && at + thread / pieces + i * step < S);
+            from += step * stride;
+        }
+    }
+};
+template <class Shape>
+struct KeyCopy<Shape, false> {
+    const std::uint16_t *key, *value;  ///< row 0
+
+    __device__ KeyCopy(const MmaProblem& p, Index b, Index hk)
+        : key(p.key + p.key_stride(b, hk, 0)), value(p.value + p.value_stride(b, hk, 0)) {}
+    __device__ void start(const MmaProblem& p, int j, std::uint32_t keys,
+                          std::uint32_t values) const {
+        constexpr int KT = Shape::Keys, HD = Shape::HeadDim;
+        const Index at = static_cast<Index>(j) * KT;
+        copy_tile<KT, HD, Shape::threads>(keys, key + at * p.key_stride.row, p.key_stride.row,
+                                          p.problem.S - at, p.query_columns, threadIdx.x);
+        copy_tile<KT, HD, Shape::threads>(values, value + at * p.value_stride.row,
+                                          p.value_stride.row, p.problem.S - at, p.value_columns,
+                                          threadIdx.x);
+    }
+};
 
 /// \brief A warp's query rows as A fragments: read from shared memory at each use, or once and
 /// kept.
