@@ -30,6 +30,12 @@ __device__ inline float unit_of(const MmaProblem& p) {
     return p.unit;
 }
 
+/// \brief Nothing, made of anything.
+struct Empty {
+    template <class... Any>
+    __device__ explicit Empty(const Any&...) {}
+};
+
 template <class Shape, Masking masking, class MaskElement>
 __global__ void __launch_bounds__(Shape::threads, 2)
     mma_kernel(const __grid_constant__ MmaProblem p, Index first_block) {
@@ -72,16 +78,30 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         __syncthreads();
     }
 
-    const auto class_of = [&](int j) { return Mask::class_of(mask_place, j); };
-    const auto next_tile = [&](int j) { return Mask::next_tile(mask_place, p, j, tiles); };
+    const auto next_tile = [&](int j, int& found) {
+        return Mask::next_tile(mask_place, p, j, tiles, found);
+    };
     const KeyCopy<Shape> copy(p, b, hk);
     const auto copy_keys = [&](int j, int stage) {
         copy.start(p, j, key_tiles + stage * Shape::tile_bytes,
                    value_tiles + stage * Shape::tile_bytes);
     };
-    const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
+    // Registers to spare keep what is the same for all tiles.
+    constexpr bool keep = HD <= 64;
+    std::conditional_t<keep, typename Mask::Lane, Empty> mask_lane(mask_tile, p, b, h, first_row);
+    const auto copy_mask = [&](int j) {
+        if constexpr (keep)
+            if (mask_lane.copy(p, j)) return;
+        Mask::copy(mask_tile, mask_place, j, warp, problem.S);
+    };
+    const auto apply_mask = [&](auto& score, int j) {
+        if constexpr (keep && (masking == Masking::bits || Mask::paired))
+            Mask::apply(score, mask_lane.own, j, p.scale);
+        else
+            Mask::apply(score, shared + (mask_tile - query_tile), j, warp, p.scale);
+    };
 
-    int j = next_tile(0), toggle = 0;
+    int tile_class, j = next_tile(0, tile_class), toggle = 0;
     copy_tile<Shape::rows, HD, Shape::threads>(query_tile, query, p.query_stride.row, rows_left,
                                                p.query_columns, threadIdx.x);
     if (p.query_factor != 1) {  // scale <= 0: fold its sign into the queries
@@ -104,12 +124,13 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     std::uint32_t key_lane =
         key_tiles + swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
     std::uint32_t value_lane = value_tiles + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
-    if constexpr (HD <= 64) key_lane = kept(key_lane), value_lane = kept(value_lane);
+    if constexpr (keep) key_lane = kept(key_lane), value_lane = kept(value_lane);
     Rows rows;
     rows.clear();
 
     while (j < tiles) {
-        const int next = next_tile(j + 1);
+        int next_class;
+        const int next = next_tile(j + 1, next_class);
         const int stage = masking == Masking::bits ? toggle : j & 1;
         if (next < tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
         copy_async_commit();
@@ -120,8 +141,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             // Dense tiles are asked for a mask they always have: without a branch here, ptxas loads
             // the mask while the product still needs all registers.
             if (masking != Masking::none && (masking == Masking::bits || p.mask != nullptr) &&
-                (class_of(j) & some_hidden))
-                Mask::apply(score, shared + (mask_tile - query_tile), j, warp, p.scale);
+                ((keep ? tile_class : Mask::class_of(mask_place, j)) & some_hidden))
+                apply_mask(score, j);
             if (masking != Masking::none) {
                 __syncwarp();  // the warp's lanes have read its mask rows: the next may come
                 if (next < tiles) copy_mask(next);
@@ -138,6 +159,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         copy_async_wait<0>();
         __syncthreads();  // the next tiles have arrived, this stage is free
         j = next;
+        tile_class = next_class;
         toggle ^= 1;
     }
 

@@ -47,20 +47,28 @@ struct MaskTile {
     }
     /// \brief Class of tile j over the block's rows; without classes all count as mixed.
     static __device__ int class_of(const volatile MaskPlace& place, int j) {
-        if constexpr (masking == Masking::bits) return cache(place)[j % cached];
+        if constexpr (masking == Masking::bits) return cache(place)[static_cast<unsigned>(j) % cached];
         return some_visible | some_hidden;
     }
     /// \brief The first tile from j on that is not hidden; `tiles` if there is none. The work of the
     ///        whole block, which asks for each tile once, in order.
     static __device__ int next_tile(volatile MaskPlace& place, const MmaProblem& p, int j,
                                     int tiles) {
+        int found;
+        return next_tile(place, p, j, tiles, found);
+    }
+    /// \param found  becomes the tile's class
+    static __device__ int next_tile(volatile MaskPlace& place, const MmaProblem& p, int j,
+                                    int tiles, int& found) {
+        found = some_visible | some_hidden;
         if constexpr (masking == Masking::bits)
             for (; j < tiles; ++j) {
-                if (j % half == 0) {  // no warp needs the half before the last one any more
+                if (static_cast<unsigned>(j) % half == 0) {  // no warp needs the half before the last one any more
                     fetch_classes(place, p, j, tiles);
                     __syncthreads();
                 }
-                if ((class_of(place, j) & some_visible) != 0) break;
+                found = class_of(place, j);
+                if ((found & some_visible) != 0) break;
             }
         return j;
     }
@@ -124,11 +132,78 @@ struct MaskTile {
     template <class Scores, class Scale>
     static __device__ void apply(Scores& score, const unsigned char* tile, int j, int warp,
                                  const Scale& scale) {
-        if constexpr (masking == Masking::additive && element_bytes == 2)
-            add_pairs(score, tile, warp, scale);
+        if constexpr (masking == Masking::bits || paired)
+            apply(score, own_part(shared_address(tile), warp, fresh_lane()), j, scale);
         else
-            apply_elements(score, tile, j, warp, scale);
+            apply_elements(score, tile, warp, scale);
     }
+    /// \brief The same from the address of the lane's part: bits and additive masks of 16 bits only.
+    template <class Scores, class Scale>
+    static __device__ void apply(Scores& score, std::uint32_t own, int j, const Scale& scale) {
+        if constexpr (masking == Masking::bits)
+            hide(score, own, j);
+        else if constexpr (paired)
+            add_pairs(score, own, scale);
+    }
+    static constexpr bool paired = masking == Masking::additive && element_bytes == 2;
+    /// \param tile  the block's mask tile
+    static __device__ std::uint32_t own_part(std::uint32_t tile, int warp, int lane) {
+        if constexpr (paired)
+            return tile + swizzled<row_bytes>(warp * Shape::warp_rows + a_lane_row(lane),
+                                              a_lane_piece(lane));
+        return tile + (warp * Shape::warp_rows + lane / 4) * row_bytes + lane % 4 * 2;
+    }
+
+    /// \brief What a lane copies and where it reads, for kernels with registers to keep it in.
+    struct Lane {
+        const void* source;   // the mask of the first row that it copies, tile 0
+        std::uint32_t to;     // where that goes
+        std::uint32_t own;    // its part of the mask, see `apply`
+        int whole;            // tiles before it are copied without tests
+
+        /// \param tile  the block's mask tile
+        __device__ Lane(std::uint32_t tile, const MmaProblem& p, Index b, Index h,
+                        Index first_row) {
+            const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * Shape::warp_rows;
+            const Index rows = p.problem.L - first_row;
+            const Index stride = p.mask_stride.row;
+            const auto* mask = static_cast<const Element*>(p.mask) + p.mask_stride(b, h, first_row);
+            if constexpr (masking == Masking::bits) {
+                static_assert(Shape::warp_rows == 32 && Shape::Keys == 64);
+                // In place of a row that does not exist, one that does: nobody asks what it holds.
+                const Index row = warp_row + lane;
+                source = mask + (row < rows ? row : rows - 1) * stride;
+                to = kept(tile + (warp_row + lane) * row_bytes);
+            } else if constexpr (dense) {
+                const int row = warp_row + lane / pieces, piece = lane % pieces;
+                source = mask + row * stride + piece * (16 / element_bytes);
+                to = kept(tile + at(row, piece));
+                whole = rows >= Shape::rows && is_short(stride) && is_short(p.problem.S)
+                            ? static_cast<int>(p.problem.S) / Shape::Keys
+                            : 0;
+            }
+            if constexpr (masking == Masking::bits || paired)
+                own = kept(own_part(tile, threadIdx.x / 32, lane));
+        }
+        /// \brief Starts the copy of tile j. False: left to the function above.
+        __device__ bool copy(const MmaProblem& p, int j) const {
+            const void* const from = bytes_behind(source, static_cast<unsigned>(j), row_bytes);
+            if constexpr (masking == Masking::bits)
+                asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from),
+                             "n"(row_bytes)
+                             : "memory");
+            if constexpr (dense) {
+                if (j >= whole) return false;
+                constexpr int count = Shape::warp_rows * pieces / 32, step = 32 / pieces;
+#pragma unroll
+                for (int i = 0; i < count; ++i)
+                    copy_async_16((to ^ (turn(i * step) << 4)) + i * step * row_bytes,
+                                  bytes_behind(from, i * step * element_bytes,
+                                               static_cast<unsigned>(p.mask_stride.row)));
+            }
+            return true;
+        }
+    };
 
   private:
     static __device__ volatile std::uint8_t* cache(volatile MaskPlace& place) {
@@ -147,18 +222,47 @@ struct MaskTile {
             int bits = *cell;
             if (Shape::rows > class_tile && place.rows > class_tile)
                 bits |= cell[p.class_stride.row];
-            cache(place)[j % cached] = static_cast<std::uint8_t>(bits);
+            cache(place)[static_cast<unsigned>(j) % cached] = static_cast<std::uint8_t>(bits);
         }
+    }
+
+    /// \brief Boolean masks: two bytes of `mask_bit` hold a row's bits of 64 keys.
+    template <class Scores>
+    static __device__ void hide(Scores& score, std::uint32_t own, int j) {
+#pragma unroll
+        for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                std::uint32_t bits;
+                asm volatile("ld.shared.u16 %0, [%1];"
+                             : "=r"(bits)
+                             : "r"(own + (m * 16 + half * 8) * row_bytes)
+                             : "memory");
+                if constexpr (Shape::Keys == 32) bits >>= j % 2 * 8;
+#pragma unroll
+                for (int n = 0; n < Shape::Keys / 8; ++n)
+#pragma unroll
+                    for (int i = 0; i < 2; ++i)
+                        hide_unless(score[m][n][2 * half + i], bits, 1u << (2 * n + i));
+            }
+    }
+    /// \brief Tests of constant bits: several fit one instruction. In PTX, since the compiler makes
+    ///        two of a test of bit 0.
+    static __device__ void hide_unless(float& score, std::uint32_t bits, std::uint32_t bit) {
+        asm("{\n"
+            ".reg .pred hidden;\n"
+            ".reg .b32 tested;\n"
+            "and.b32 tested, %1, %2;\n"
+            "setp.eq.u32 hidden, tested, 0;\n"
+            "selp.f32 %0, 0fFF800000, %0, hidden;\n"
+            "}"
+            : "+f"(score)
+            : "r"(bits), "r"(bit));
     }
 
     /// \brief Additive masks of 16 bits: `ldmatrix` deals elements out as the C fragment has them.
     template <class Scores, class Scale>
-    static __device__ void add_pairs(Scores& score, const unsigned char* tile, int warp,
-                                     const Scale& scale) {
-        const int lane = fresh_lane();
-        const std::uint32_t own =
-            shared_address(tile) +
-            swizzled<row_bytes>(warp * Shape::warp_rows + a_lane_row(lane), a_lane_piece(lane));
+    static __device__ void add_pairs(Scores& score, std::uint32_t own, const Scale& scale) {
 #pragma unroll
         for (int m = 0; m < Shape::MTiles; ++m)
 #pragma unroll
@@ -177,7 +281,7 @@ struct MaskTile {
     }
 
     template <class Scores, class Scale>
-    static __device__ void apply_elements(Scores& score, const unsigned char* tile, int j, int warp,
+    static __device__ void apply_elements(Scores& score, const unsigned char* tile, int warp,
                                           const Scale& scale) {
         const int lane = fresh_lane(), g = lane / 4, t = lane % 4;
 #pragma unroll
@@ -185,20 +289,7 @@ struct MaskTile {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int row = warp * Shape::warp_rows + m * 16 + half * 8 + g;
-                if constexpr (masking == Masking::bits) {
-                    // A byte of `mask_bit` for 32 keys. Tests of constant bits: several fit one
-                    // instruction.
-                    const unsigned char* own = tile + row * row_bytes + 2 * t;
-                    if constexpr (Shape::Keys == 32) own += j % 2;
-                    std::uint32_t bits = 0;
-#pragma unroll
-                    for (int n = 0; n < Shape::Keys / 8; ++n) {
-                        if (n % 4 == 0) bits = own[n / 4];
-                        const std::uint32_t first = 1u << (2 * (n % 4));
-                        if ((bits & first) == 0) score[m][n][2 * half] = -CUDART_INF_F;
-                        if ((bits & 2 * first) == 0) score[m][n][2 * half + 1] = -CUDART_INF_F;
-                    }
-                } else if constexpr (dense) {
+                if constexpr (dense) {
                     const int first = 2 * t * element_bytes;  // byte of the row
                     const std::uint32_t own = at(row, first / 16) + first % 16;
 #pragma unroll
