@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         if constexpr (keep && (masking == Masking::bits || Mask::paired))
             Mask::apply(score, mask_lane.own, j, p.scale);
         else
-            Mask::apply(score, shared + (mask_tile - query_tile), j, warp, p.scale);
+            Mask::apply(score, shared + (mask_tile - query_tile), j, fresh_thread() / 32, p.scale);
     };
 
     int tile_class, j = next_tile(0, tile_class), toggle = 0;
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 
     while (j < tiles) {
         int next_class;
-        const int next = next_tile(j + 1, next_class);
+        const int next = static_cast<int>(kept(next_tile(j + 1, next_class)));
         const int stage = masking == Masking::bits ? toggle : j & 1;
         if (next < tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
         copy_async_commit();
@@ -148,7 +148,11 @@ __global__ void __launch_bounds__(Shape::threads, 2)
                 if (next < tiles) copy_mask(next);
             }
             if (j >= first_partial) {
-                hide_beyond<Shape>(score, problem, warp_row + lane / 4,
+                Index row = warp_row;
+                if constexpr (!keep && masking == Masking::bits)  // for want of two registers
+                    row = static_cast<Index>(mask_place.tile) * Shape::rows +
+                          warp * Shape::warp_rows;
+                hide_beyond<Shape>(score, problem, row + lane / 4,
                                    static_cast<Index>(j) * KT + 2 * (lane % 4));
             }
             rows.grow(score, unit_of<masking>(p));

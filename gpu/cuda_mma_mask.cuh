@@ -13,6 +13,7 @@ struct MaskPlace {
     const std::uint8_t* classes;  // the block's first row of classes, tile 0
     Index stride;                 // from row to row of the mask
     int rows;                     // of the block that exist
+    int tile;                     // of query rows: the block's; bits only
 };
 /// \brief The mask tile in shared memory: each warp stages the rows it owns.
 template <class Shape, Masking masking, class Element>
@@ -43,6 +44,7 @@ struct MaskTile {
         place.mask = static_cast<const Element*>(p.mask) + p.mask_stride(b, h, first_row);
         place.classes = p.tile_class + p.class_stride(b, h, first_row / class_tile);
         place.stride = p.mask_stride.row;
+        if (masking == Masking::bits) place.tile = static_cast<int>(first_row / Shape::rows);
         place.rows = rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows;
     }
     /// \brief Class of tile j over the block's rows; without classes all count as mixed.
