@@ -130,7 +130,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 
     while (j < tiles) {
         int next_class;
-        const int next = static_cast<int>(kept(next_tile(j + 1, next_class)));
+        int next = next_tile(j + 1, next_class);
+        // Else ptxas knows from where the search ended whether `next` is a tile, and keeps that in
+        // more instructions than it takes to compare again.
+        if constexpr (masking == Masking::bits) next = static_cast<int>(kept(next));
         const int stage = masking == Masking::bits ? toggle : j & 1;
         if (next < tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
         copy_async_commit();
@@ -150,8 +153,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             if (j >= first_partial) {
                 Index row = warp_row;
                 if constexpr (!keep && masking == Masking::bits)  // for want of two registers
-                    row = static_cast<Index>(mask_place.tile) * Shape::rows +
-                          warp * Shape::warp_rows;
+                    row =
+                        static_cast<Index>(mask_place.tile) * Shape::rows + warp * Shape::warp_rows;
                 hide_beyond<Shape>(score, problem, row + lane / 4,
                                    static_cast<Index>(j) * KT + 2 * (lane % 4));
             }

@@ -49,7 +49,8 @@ struct MaskTile {
     }
     /// \brief Class of tile j over the block's rows; without classes all count as mixed.
     static __device__ int class_of(const volatile MaskPlace& place, int j) {
-        if constexpr (masking == Masking::bits) return cache(place)[static_cast<unsigned>(j) % cached];
+        if constexpr (masking == Masking::bits)
+            return cache(place)[static_cast<unsigned>(j) % cached];
         return some_visible | some_hidden;
     }
     /// \brief The first tile from j on that is not hidden; `tiles` if there is none. The work of the
@@ -65,7 +66,8 @@ struct MaskTile {
         found = some_visible | some_hidden;
         if constexpr (masking == Masking::bits)
             for (; j < tiles; ++j) {
-                if (static_cast<unsigned>(j) % half == 0) {  // no warp needs the half before the last one any more
+                if (static_cast<unsigned>(j) % half ==
+                    0) {  // no warp needs the half before the last one any more
                     fetch_classes(place, p, j, tiles);
                     __syncthreads();
                 }
@@ -158,10 +160,10 @@ struct MaskTile {
 
     /// \brief What a lane copies and where it reads, for kernels with registers to keep it in.
     struct Lane {
-        const void* source;   // the mask of the first row that it copies, tile 0
-        std::uint32_t to;     // where that goes
-        std::uint32_t own;    // its part of the mask, see `apply`
-        int whole;            // tiles before it are copied without tests
+        const void* source;  // the mask of the first row that it copies, tile 0
+        std::uint32_t to;    // where that goes
+        std::uint32_t own;   // its part of the mask, see `apply`
+        int whole;           // tiles before it are copied without tests
 
         /// \param tile  the block's mask tile
         __device__ Lane(std::uint32_t tile, const MmaProblem& p, Index b, Index h,
