@@ -81,11 +81,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     const auto next_tile = [&](int j, int& found) {
         return Mask::next_tile(mask_place, p, j, tiles, found);
     };
-    const KeyCopy<Shape> copy(p, b, hk);
-    const auto copy_keys = [&](int j, int stage) {
-        copy.start(p, j, key_tiles + stage * Shape::tile_bytes,
-                   value_tiles + stage * Shape::tile_bytes);
-    };
+    const KeyCopy<Shape> copy(p, b, hk, key_tiles);
+    const auto copy_keys = [&](int j, int stage) { copy.start(p, j, stage); };
     // Registers to spare keep what is the same for all tiles.
     constexpr bool keep = HD <= 64;
     std::conditional_t<keep, typename Mask::Lane, Empty> mask_lane(mask_tile, p, b, h, first_row);

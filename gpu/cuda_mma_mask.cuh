@@ -189,7 +189,7 @@ struct MaskTile {
             if constexpr (masking == Masking::bits || paired)
                 own = kept(own_part(tile, threadIdx.x / 32, lane));
         }
-        /// \brief Starts the copy of tile j. False: left to the function above.
+        /// \brief Starts the copy of tile j; false if it needs tests: then the work of `copy` above.
         __device__ bool copy(const MmaProblem& p, int j) const {
             const void* const from = bytes_behind(source, static_cast<unsigned>(j), row_bytes);
             if constexpr (masking == Masking::bits)

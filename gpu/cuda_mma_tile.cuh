@@ -144,30 +144,31 @@ template <class Shape, bool Kept = Shape::HeadDim <= 64>
 struct KeyCopy {
     static constexpr int pieces = Shape::HeadDim / 8, step = Shape::threads / pieces;
     const std::uint16_t *key, *value;  ///< the piece of the thread's first row, in tile 0
-    std::uint32_t own;                 ///< its place in a tile in shared memory
+    std::uint32_t own;                 ///< its place in the first key tile in shared memory
     int whole;  ///< tiles before it have all their rows; 0 where the piece or the strides need care
 
-    __device__ KeyCopy(const MmaProblem& p, Index b, Index hk) {
+    /// \param tiles  shared memory: two tiles of keys, then two of values
+    __device__ KeyCopy(const MmaProblem& p, Index b, Index hk, std::uint32_t tiles) {
         const int row = threadIdx.x / pieces, piece = threadIdx.x % pieces;
         key = p.key + p.key_stride(b, hk, row) + piece * 8;
         value = p.value + p.value_stride(b, hk, row) + piece * 8;
-        own = kept(swizzled<Shape::row_bytes>(row, piece));
+        own = kept(tiles + swizzled<Shape::row_bytes>(row, piece));
         const bool easy = piece * 8 < p.query_columns && piece * 8 < p.value_columns &&
                           is_short(p.key_stride.row) && is_short(p.value_stride.row) &&
                           is_short(p.problem.S);
         whole = easy ? static_cast<int>(p.problem.S) / Shape::Keys : 0;
     }
-    /// \brief Starts the copy of tile j.
-    /// \param keys, values  where it goes in shared memory
-    __device__ void start(const MmaProblem& p, int j, std::uint32_t keys,
-                          std::uint32_t values) const {
+    /// \brief Starts the copy of tile j to the stage's tiles.
+    __device__ void start(const MmaProblem& p, int j, int stage) const {
+        const std::uint32_t keys = own + stage * Shape::tile_bytes;
+        const std::uint32_t values = keys + 2 * Shape::tile_bytes;
         if (j < whole) {
-            start_whole(keys + own, key, j, static_cast<unsigned>(p.key_stride.row));
-            start_whole(values + own, value, j, static_cast<unsigned>(p.value_stride.row));
+            start_whole(keys, key, j, static_cast<unsigned>(p.key_stride.row));
+            start_whole(values, value, j, static_cast<unsigned>(p.value_stride.row));
             return;
         }
-        start_part(keys + own, key, j, p.key_stride.row, p.problem.S, p.query_columns);
-        start_part(values + own, value, j, p.value_stride.row, p.problem.S, p.value_columns);
+        start_part(keys, key, j, p.key_stride.row, p.problem.S, p.query_columns);
+        start_part(values, value, j, p.value_stride.row, p.problem.S, p.value_columns);
     }
 
   private:
@@ -197,11 +198,15 @@ struct KeyCopy {
 template <class Shape>
 struct KeyCopy<Shape, false> {
     const std::uint16_t *key, *value;  ///< row 0
+    std::uint32_t tiles;
 
-    __device__ KeyCopy(const MmaProblem& p, Index b, Index hk)
-        : key(p.key + p.key_stride(b, hk, 0)), value(p.value + p.value_stride(b, hk, 0)) {}
-    __device__ void start(const MmaProblem& p, int j, std::uint32_t keys,
-                          std::uint32_t values) const {
+    __device__ KeyCopy(const MmaProblem& p, Index b, Index hk, std::uint32_t tiles)
+        : key(p.key + p.key_stride(b, hk, 0)),
+          value(p.value + p.value_stride(b, hk, 0)),
+          tiles(tiles) {}
+    __device__ void start(const MmaProblem& p, int j, int stage) const {
+        const std::uint32_t keys = tiles + stage * Shape::tile_bytes;
+        const std::uint32_t values = tiles + 2 * Shape::tile_bytes + stage * Shape::tile_bytes;
         constexpr int KT = Shape::Keys, HD = Shape::HeadDim;
         const Index at = static_cast<Index>(j) * KT;
         copy_tile<KT, HD, Shape::threads>(keys, key + at * p.key_stride.row, p.key_stride.row,
