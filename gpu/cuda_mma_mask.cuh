@@ -66,8 +66,8 @@ struct MaskTile {
         found = some_visible | some_hidden;
         if constexpr (masking == Masking::bits)
             for (; j < tiles; ++j) {
-                if (static_cast<unsigned>(j) % half ==
-                    0) {  // no warp needs the half before the last one any more
+                // No warp needs the half before the last one any more.
+                if (static_cast<unsigned>(j) % half == 0) {
                     fetch_classes(place, p, j, tiles);
                     __syncthreads();
                 }
