@@ -27,7 +27,9 @@ __global__ void __launch_bounds__(32 * smoothing_samples, HeadDim == 64    ? 4
         const Index block = warp * stride;
         const std::uint64_t seen = seen_of(p, head, block, bits);
         visit_element(p.problem.dtype, [&]<class T>(T) {
-            const KeyBlock of_block = measure_keys<T, HeadDim>(
+            // Nearly all the time is waiting for keys: rather few times, for many at once.
+            constexpr int under_way = HeadDim == 256 ? 64 : 128;
+            const KeyBlock of_block = measure_keys<T, HeadDim, under_way>(
                 p.problem, head.b, head.hk, block, seen, p.wide_key, sums + warp * HeadDim);
             if (threadIdx.x % 32 == 0) found[warp] = of_block;
         });

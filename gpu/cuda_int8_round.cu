@@ -13,7 +13,7 @@
 namespace attn::gpu {
 namespace {
 
-constexpr int rows_at_once = 64, threads = 2 * rows_at_once;
+constexpr int tile_rows = 64, threads = 2 * tile_rows;
 
 /// Divides whole numbers below 2^31 by one that the host knows: by a product. (A block of 64 rows has so
 /// little other work that divisions would be a tenth of it.)
@@ -30,51 +30,83 @@ class Divisor {
         const auto number = static_cast<unsigned>(n);
         return divisor_ <= 1 ? number : __umulhi(number, factor_) >> (bits_ - 1);
     }
+    /// What is left of n, whose quotient is known.
+    __device__ unsigned rest(Index n, unsigned quotient) const {
+        return static_cast<unsigned>(n) - quotient * divisor_;
+    }
 
   private:
     unsigned divisor_, factor_ = 0;
     int bits_ = 0;  // 2^bits >= divisor
 };
 
-/// What a kernel has to do: blocks of 64 rows, those of queries first.
+/// What a kernel has to do: parts of at most `tiles` tiles of 64 rows of one head, those of queries
+/// first.
 struct RoundTask {
     bool bits, natural;  ///< the mask is bits; a mask is added before units of log 2 are taken
-    Index query_blocks, key_blocks;
-    Divisor of_query_head, query_heads;            ///< blocks of a head, heads of a batch
+    int tiles;           ///< of a part
+    Index query_parts, key_parts;
+    Divisor of_query_head, query_heads;            ///< parts of a head, heads of a batch
     Divisor of_key_head, key_heads, heads_of_key;  ///< heads of integers of a key head
+
+    RoundTask(const Int8Problem& p, Masking masking, int tiles_)
+        : bits(masking == Masking::bits),
+          natural(masking == Masking::additive),
+          tiles(tiles_),
+          query_parts(p.problem.B * p.problem.Hq * parts(p.queries.rows / tile_rows)),
+          key_parts(p.problem.B * p.keys.heads * parts(p.keys.blocks)),
+          of_query_head(parts(p.queries.rows / tile_rows)),
+          query_heads(p.problem.Hq),
+          of_key_head(parts(p.keys.blocks)),
+          key_heads(p.keys.heads),
+          heads_of_key(p.problem.H > 0 ? p.keys.heads / p.problem.H : 1) {}
+
+  private:
+    Index parts(Index tiles_of_head) const { return (tiles_of_head + tiles - 1) / tiles; }
 };
 
-/// 64 rows of one head. `of_all`: their place among the integers of all heads.
+/// The rows of a part. `of_all`: the place of the first one among the integers of all heads.
 struct QueryRows {
-    Index b, h, first, of_all;
-    __device__ QueryRows(const Int8Problem& p, const RoundTask& task, Index block) {
-        const unsigned head = task.of_query_head(block);
-        b = task.query_heads(head), h = head - b * p.problem.Hq;
-        first = block * rows_at_once - head * p.queries.rows;
-        of_all = block * rows_at_once;
+    unsigned b, h;
+    Index first, of_all;
+    int tiles;
+    __device__ QueryRows(const Int8Problem& p, const RoundTask& task, Index part) {
+        const unsigned head = task.of_query_head(part);
+        b = task.query_heads(head), h = task.query_heads.rest(head, b);
+        const int tile = static_cast<int>(task.of_query_head.rest(part, head)) * task.tiles;
+        tiles = min(task.tiles, static_cast<int>(p.queries.rows / tile_rows) - tile);
+        first = tile * tile_rows;
+        of_all = head * p.queries.rows + first;
     }
 };
 struct KeyRows {
-    Index n;  ///< head of integers
+    unsigned n;  ///< head of integers
     KeyHead head;
     Index first, of_all;
-    __device__ KeyRows(const Int8Problem& p, const RoundTask& task, Index block)
-        : n(task.of_key_head(block)),
-          head(head_of(p, task, static_cast<unsigned>(n))),
-          first((block - n * p.keys.blocks) * rows_at_once),
-          of_all(block * rows_at_once) {}
-    static __device__ KeyHead head_of(const Int8Problem& p, const RoundTask& task, unsigned n) {
-        const unsigned b = task.key_heads(n), own = n - b * static_cast<unsigned>(p.keys.heads);
+    int tile, tiles;  ///< the first one's number in its head
+    __device__ KeyRows(const Int8Problem& p, const RoundTask& task, Index part)
+        : n(task.of_key_head(part)),
+          head(head_of(task, n)),
+          tile(static_cast<int>(task.of_key_head.rest(part, n)) * task.tiles) {
+        tiles = min(task.tiles, static_cast<int>(p.keys.blocks) - tile);
+        first = tile * tile_rows;
+        of_all = (n * p.keys.blocks + tile) * tile_rows;
+    }
+    static __device__ KeyHead head_of(const RoundTask& task, unsigned n) {
+        const unsigned b = task.key_heads(n), own = task.key_heads.rest(n, b);
         return {b, own, task.heads_of_key(own)};
     }
 };
 
-/// What the main kernel expects beside the integers: see Int8Problem.
+/// What the main kernel expects beside the integers: see Int8Problem. A lane for each tile.
+template <int HeadDim>
 __device__ void clear_marks(const Int8Problem& p, const QueryRows& rows) {
-    const Index tile = int8_tile_rows(p.keys.head_dim), tiles = p.queries.rows / tile;
-    if (threadIdx.x != 0 || rows.first % tile != 0) return;
-    p.again[(rows.b * p.problem.Hq + rows.h) * tiles + rows.first / tile] = false;
-    if (rows.of_all == 0) *p.next_block = 0;
+    const int size = int8_tile_rows(HeadDim);
+    const unsigned lane = threadIdx.x;
+    const Index row = rows.of_all + lane * tile_rows;  // heads have whole tiles of `size` rows
+    if (lane >= static_cast<unsigned>(rows.tiles) || row % size != 0) return;
+    p.again[row / size] = false;
+    if (row == 0) *p.next_block = 0;
 }
 
 /// How queries are scaled.
@@ -92,133 +124,304 @@ __device__ QueryScales scales_at(const Int8Problem& p, Index row) {
             p.queries.square == nullptr ? nullptr : p.queries.square + row};
 }
 
-/// The largest square of a norm among a warp's keys. Of those alone that the causal rule lets some query
-/// see: what nobody sees must not count.
-/// \param square  of the lane's key, whose number is `key`
-__device__ float largest_square(const Problem& p, Index key, float square) {
-    if (p.L == 0 || key >= p.visible(p.L - 1)) square = 0;
-    // Of numbers from 0 on, the bits are in the same order.
-    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(square)));
+/// The keys that the causal rule lets some query see are those before this one.
+__device__ Index seen_keys_end(const Problem& p) { return p.L == 0 ? 0 : p.visible(p.L - 1); }
+/// The largest of numbers that are not below 0, among a warp's.
+__device__ float largest_of_warp(float x) {
+    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(x)));  // bits in the same order
+}
+/// `seen_of`, not inlined: it is much code, and rare.
+__device__ __noinline__ std::uint64_t seen_apart(const Int8Problem& p, const KeyHead& head,
+                                                 Index block, bool bits, Index first_row) {
+    return seen_of(p, head, block, bits, first_row);
 }
 /// Do the last rows see all keys of a block that the causal rule shows them? If not, whether earlier ones
 /// see the others is not asked: the block has no bound.
-__device__ bool last_rows_see(const Int8Problem& p, const RoundTask& task, const KeyRows& rows) {
+__device__ bool last_rows_see(const Int8Problem& p, const RoundTask& task, const KeyHead& head,
+                              Index block) {
     const Problem& problem = p.problem;
     if (problem.mask_kind == MaskKind::none || problem.L == 0) return true;
-    const Index block = rows.first / 64, last = (problem.L - 1) / class_tile * class_tile;
-    return seen_keys<false>(problem, rows.head.b, rows.head.hk, block) ==
-           seen_of(p, rows.head, block, task.bits, last);
+    const Index last = (problem.L - 1) / class_tile * class_tile;
+    return seen_keys<false>(problem, head.b, head.hk, block) ==
+           seen_apart(p, head, block, task.bits, last);
 }
 
-/// Writes which of the keys have integers, and which of the others are seen. The work of a warp.
-/// \param integers  (64)
-/// \param square  the largest one of the block
+/// Writes which keys of a block have integers, and which of the others are seen. The work of a warp.
+/// \param integers  one bit each
+/// \param square  the largest one of a norm among the keys that `seen_keys_end` leaves: what nobody
+///                sees must not count
 __device__ void write_found(const Int8Problem& p, const RoundTask& task, const KeyRows& rows,
-                            const bool* integers, float square) {
-    static_assert(rows_at_once == 64, "one KeyBlock");
-    const int lane = threadIdx.x % 32;
-    const Index block = rows.first / 64, left = p.problem.S - rows.first;
+                            Index block, std::uint64_t integers, float square) {
+    static_assert(tile_rows == 64, "one KeyBlock");
+    const Index left = p.problem.S - block * tile_rows;
     const std::uint64_t exist = left >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1;
-    const std::uint64_t low = __ballot_sync(~0u, integers[lane]);
-    const std::uint64_t high = __ballot_sync(~0u, integers[32 + lane]);
-    KeyBlock found{(high << 32 | low) & exist, 0};
+    KeyBlock found{integers & exist, 0};
     if (found.integer != exist)
-        found.floating = seen_of(p, rows.head, block, task.bits) & exist & ~found.integer;
-    const bool bound = p.keys.square != nullptr && last_rows_see(p, task, rows);
-    if (lane != 0) return;
-    p.keys.block[rows.n * p.keys.blocks + block] = found;
-    if (p.keys.square != nullptr)
-        p.keys.square[rows.n * p.keys.blocks + block] = bound ? square : CUDART_INF_F;
+        found.floating = seen_apart(p, rows.head, block, task.bits, 0) & exist & ~found.integer;
+    const bool bound = p.keys.square != nullptr && last_rows_see(p, task, rows.head, block);
+    if (threadIdx.x % 32 != 0) return;
+    const Index at = rows.n * p.keys.blocks + block;
+    p.keys.block[at] = found;
+    if (p.keys.square != nullptr) p.keys.square[at] = bound ? square : CUDART_INF_F;
     if (found.floating != 0) p.keys.floating[rows.n] = true;
 }
 
-// ---- whole rows: two threads each ---------------------------------------------------------------
+// ---- whole rows: one or two lanes each ----------------------------------------------------------
 
-/// Blocks that a multiprocessor holds: as many as leave a thread registers for half a row.
-template <int HeadDim>
-constexpr int round_blocks = HeadDim == 64 ? 8 : 5;
-
-/// One block per 64 rows of a head.
+/// How a warp does whole rows: some at once, one step after the other.
 template <class T, int HeadDim>
-__global__ void __launch_bounds__(threads, round_blocks<HeadDim>)
+struct Steps {
+    /// Lanes of a row. A lane could hold 128 channels, with 164 registers: 12 warps, not 20.
+    static constexpr int parts = HeadDim / 64;
+    static constexpr int rows = 32 / parts, of_tile = tile_rows / rows;
+    static constexpr int own = HeadDim / parts;  ///< channels of a lane
+    using Staged = StagedRows<T, HeadDim>;
+    static constexpr int bytes = rows * Staged::row_bytes;
+    /// Warps that a multiprocessor should hold: of 16 bits as many as find registers for their channels
+    /// (96 for 64 channels), or shared memory before sm_90; of 32 bits as many as find shared memory.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+    static constexpr int warps = bytes == 4096 ? 16 : 8;
+#else
+    static constexpr int warps = bytes == 4096 ? 20 : 12;
+#endif
+};
+
+/// The number of the thread in the only warp of its block.
+__device__ inline int own_lane() { return static_cast<int>(threadIdx.x); }
+
+/// The row of those of a step, and the part of it, that are a lane's.
+template <int Parts>
+struct RowPart {
+    int row = own_lane(), part = 0;
+    float side = 1;  ///< -1 in the second half
+    __device__ RowPart() {
+        if constexpr (Parts == 2)
+            row = own_lane() & 15, part = own_lane() >> 4, side = part == 0 ? 1.0f : -1.0f;
+    }
+};
+
+/// Calls work(step, rows) for each step of a part. The rows come through two slots of shared memory:
+/// while the warp works on those in one, the copies of the next ones are under way to the other.
+/// \param first  row of the head (b, h); from `end` on come zeros
+/// \param slots  two of Steps::bytes
+template <class T, int HeadDim, class Work>
+__device__ inline void for_each_step(const TensorView& view, Index b, Index h, Index first,
+                                     Index end, int steps, unsigned char* slots, Work&& work) {
+    using S = Steps<T, HeadDim>;
+    const int lane = own_lane();
+    const Index stride = view.stride[2];
+    const T* from = static_cast<const T*>(view.data) + b * view.stride[0] + h * view.stride[1] +
+                    first * stride + S::Staged::template first_of<32>(stride, lane);
+    int left = static_cast<int>(end - first);  // fits: see most_rows in cuda_int8.cu
+    const auto fetch = [&](int step) {
+        S::Staged::template copy_from<S::rows, 32>(shared_address(slots + step % 2 * S::bytes),
+                                                   from, stride, left, lane);
+        from += S::rows * stride, left -= S::rows;
+    };
+    fetch(0);
+    copy_async_commit();
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+        // The other slot is free: every lane has done the last step, see below.
+        if (step + 1 < steps) fetch(step + 1);
+        copy_async_commit();   // without copies as well: always one group a step
+        copy_async_wait<1>();  // the lane's own copies of this step have come,
+        __syncwarp();          // and so have those of the others
+        work(step, slots + step % 2 * S::bytes);
+        __syncwarp();  // all have read what `work` left in the slot: copies may go there
+    }
+}
+
+/// Where the integers of a part go: first into the slot that their rows came in, as they will lie in
+/// global memory; from there to it, whole lines at a time.
+template <class T, int HeadDim>
+class IntegerRows {
+    using S = Steps<T, HeadDim>;
+
+  public:
+    /// \param to  of the part's first row
+    __device__ IntegerRows(std::int8_t* to, const RowPart<S::parts>& at)
+        : to_(reinterpret_cast<uint4*>(to) + own_lane()),
+          place_(swizzled<HeadDim>(at.row, at.part * (S::own / 16))) {}
+    /// Where 16 integers of the lane go in a slot.
+    __device__ auto in(unsigned char* slot) const {
+        return [slot, place = place_](int piece) {
+            return reinterpret_cast<uint4*>(slot + further(place, piece));
+        };
+    }
+    /// The integers of a step leave its slot.
+    __device__ void store(const unsigned char* slot) {
+        __syncwarp();  // the integers are there
+        constexpr int pieces = S::rows * HeadDim / 16;
+#pragma unroll
+        for (int n = 0; n < pieces; n += 32)
+            to_[n] = reinterpret_cast<const uint4*>(slot)[n + own_lane()];
+        to_ += pieces;
+    }
+
+  private:
+    uint4* to_;
+    std::uint32_t place_;
+};
+
+/// The mean of K for head n of the integers, its signs flipped, in the warp's shared memory.
+/// \return is it so large that a number beyond 2^40 may not be seen in what smoothing leaves?
+template <int HeadDim>
+__device__ inline bool fetch_mean(const Int8Problem& p, Index n, float* mean) {
+    wait_for_last_kernel();
+    bool large = false;
+#pragma unroll
+    for (int base = 0; base < HeadDim; base += 32) {
+        const int e = base + own_lane();
+        const float x = p.keys.mean[n * HeadDim + e];
+        mean[e] = flipped(x, e);
+        large = large || !(fabsf(x) <= 0x1p39f);
+    }
+    __syncwarp();
+    return __any_sync(~0u, large);
+}
+
+/// A transform without its factor keeps the norm or makes it larger: with a number beyond 2^40 in a row,
+/// less a mean of at most 2^39, its largest magnitude is about 2^39 or more, and with an infinity or a
+/// NaN a NaN or infinity. Below this one no row need be asked.
+constexpr float surely_quantizable = 0x1p38f;
+
+/// Transforms the rows of a step. Whether all their numbers may become integers is asked afterwards, and
+/// almost never finds that they are to be asked one by one: then the step begins again.
+/// \param read(clear)  the lane's part of its row, its signs flipped, to x; zeros if `clear`
+/// \param ask  one by one in any case
+/// \param clear  the row is none
+/// \param integers  out: may the row's numbers become integers?
+/// \return the largest magnitude of the row
+template <class T, int HeadDim, class Read>
+__device__ inline float transform_step(float (&x)[Steps<T, HeadDim>::own],
+                                       const RowPart<Steps<T, HeadDim>::parts>& at,
+                                       const unsigned char* slot, bool ask, bool clear,
+                                       bool& integers, Read&& read) {
+    using S = Steps<T, HeadDim>;
+    integers = true;
+    while (true) {
+        if (ask)
+            integers = has_integers<S::parts>(
+                S::Staged::template largest<S::parts>(slot, at.row, at.part));
+        read(clear || !integers);
+        const float largest = transform_row<HeadDim, S::parts>(x, at.side);
+        if (ask || __all_sync(~0u, largest < surely_quantizable)) return largest;
+        ask = true;
+    }
+}
+
+template <class T, int HeadDim>
+__device__ inline void round_query_part(const Int8Problem& p, const RoundTask& task, Index part,
+                                        unsigned char* slots, float* mean) {
+    using S = Steps<T, HeadDim>;
+    const Problem& problem = p.problem;
+    const QueryRows rows(p, task, part);
+    const RowPart<S::parts> at;
+    const bool shifts = !problem.logsumexp.absent();
+    const QueryUnit unit(problem, task.natural);
+    IntegerRows<T, HeadDim> to(p.queries.query + rows.of_all * HeadDim, at);
+    for_each_step<T, HeadDim>(
+        problem.query, rows.b, rows.h, rows.first, problem.L, rows.tiles * S::of_tile, slots,
+        [&](int step, unsigned char* slot) {
+            // After the first copies have begun: those do not wait for the mean.
+            if (step == 0 && shifts)
+                fetch_mean<HeadDim>(p, p.keys.place(problem, rows.b, rows.h), mean);
+            float x[S::own], dot = 0;
+            bool integers;
+            const float largest =
+                transform_step<T, HeadDim>(x, at, slot, false, false, integers, [&](bool clear) {
+                    S::Staged::template read<S::parts>(x, slot, at.row, at.part);
+                    clear_rows(x, clear);
+                    flip_query<HeadDim, S::parts>(x, at.side);
+                    if (shifts) dot = times_mean<HeadDim, S::parts>(x, mean, at.part);
+                });
+            __syncwarp();  // the rows have been read; their integers take their place
+            const RoundedRow row = round_transformed<HeadDim, Operand::query, S::parts>(
+                x, largest, unit.sign, to.in(slot));
+            if (at.part == 0)
+                write_query_scales(scales_at(p, rows.of_all), step * S::rows + at.row, row,
+                                   integers, unit.unit, dot);
+            to.store(slot);
+        });
+    clear_marks<HeadDim>(p, rows);
+}
+
+template <class T, int HeadDim>
+__device__ inline void round_key_part(const Int8Problem& p, const RoundTask& task, Index part,
+                                      unsigned char* slots, float* mean) {
+    using S = Steps<T, HeadDim>;
+    const Problem& problem = p.problem;
+    const KeyRows rows(p, task, part);
+    const RowPart<S::parts> at;
+    const int left = static_cast<int>(problem.S - rows.first);
+    const int seen = static_cast<int>(seen_keys_end(problem) - rows.first);
+    IntegerRows<T, HeadDim> to(p.keys.key + rows.of_all * HeadDim, at);
+    bool ask = false;
+    std::uint64_t integers_of = 0;  // of the tile, from the last bits on
+    float square = 0;               // the largest one of the tile
+    for_each_step<T, HeadDim>(
+        problem.key, rows.head.b, rows.head.hk, rows.first, problem.S, rows.tiles * S::of_tile,
+        slots, [&](int step, unsigned char* slot) {
+            // After the first copies have begun: those do not wait for the mean.
+            if (step == 0) ask = fetch_mean<HeadDim>(p, rows.n, mean);
+            float x[S::own];
+            bool integers;
+            const int key = step * S::rows + at.row;  // from the part's first one on
+            const float largest = transform_step<T, HeadDim>(
+                x, at, slot, ask, key >= left, integers, [&](bool clear) {
+                    S::Staged::template read<S::parts>(x, slot, at.row, at.part);
+                    smooth_key<HeadDim, S::parts>(x, mean, at.part, at.side);
+                    clear_rows(x, clear);
+                });
+            __syncwarp();  // the rows have been read; their integers take their place
+            const RoundedRow row =
+                round_transformed<HeadDim, Operand::key, S::parts>(x, largest, 1.0f, to.in(slot));
+            if (at.part == 0) p.keys.scale[rows.of_all + key] = row.step;
+            if (key < seen) square = fmaxf(square, row.step * row.step * row.squares);
+            integers_of =
+                integers_of >> S::rows | static_cast<std::uint64_t>(__ballot_sync(~0u, integers))
+                                             << (64 - S::rows);
+            to.store(slot);
+            if (step % S::of_tile != S::of_tile - 1) return;
+            write_found(p, task, rows, rows.tile + step / S::of_tile, integers_of,
+                        largest_of_warp(square));
+            square = 0;
+        });
+}
+
+/// One warp for each part. Nothing waits for another warp.
+template <class T, int HeadDim>
+__global__ void __launch_bounds__(32, Steps<T, HeadDim>::warps)
     round_kernel(const __grid_constant__ Int8Problem p, RoundTask task, Index first_block) {
     start_next_kernel();
-    using Staged = StagedRows<T, HeadDim>;
-    __shared__ __align__(1024) unsigned char tile[rows_at_once * Staged::row_bytes];
+    __shared__ __align__(1024) unsigned char slots[2 * Steps<T, HeadDim>::bytes];
     __shared__ __align__(16) float mean[HeadDim];
-    __shared__ bool integers_of[rows_at_once];
-    __shared__ float square_of[threads / 32];  // the largest one of each warp
-    const Problem& problem = p.problem;
-    const int thread = static_cast<int>(threadIdx.x);
-    const RowHalf at(thread);
-    const float side = at.half == 0 ? 1.0f : -1.0f;
-    const auto fetch = [&](const TensorView& view, Index b, Index h, Index first, Index rows) {
-        const T* from = static_cast<const T*>(view.data) + b * view.stride[0] + h * view.stride[1] +
-                        first * view.stride[2];
-        Staged::template copy<rows_at_once, threads>(shared_address(tile), from, view.stride[2],
-                                                     rows - first, thread);
-        copy_async_commit();
-    };
-    const auto fetch_mean = [&](Index n) {
-        wait_for_last_kernel();
-        if (thread < HeadDim) mean[thread] = flipped(p.keys.mean[n * HeadDim + thread], thread);
-    };
-    const auto piece = [&](int n) {
-        return reinterpret_cast<uint4*>(tile +
-                                        swizzled<HeadDim>(at.row, at.half * (HeadDim / 32) + n));
-    };
-    const auto store = [&](std::int8_t* to) {
-        __syncthreads();  // the integers are there
-#pragma unroll
-        for (int n = 0; n < rows_at_once * HeadDim / 16 / threads; ++n)
-            reinterpret_cast<uint4*>(to)[n * threads + thread] =
-                reinterpret_cast<const uint4*>(tile)[n * threads + thread];
-    };
-    float x[HeadDim / 2];
-    const Index block = first_block + blockIdx.x;
-    // Inputs may be read before the last kernel has ended, which takes the mean: it writes none.
-    if (block < task.query_blocks) {
-        const QueryRows rows(p, task, block);
-        fetch(problem.query, rows.b, rows.h, rows.first, problem.L);
-        clear_marks(p, rows);
-        const bool shifts = !problem.logsumexp.absent();
-        if (shifts) fetch_mean(p.keys.place(problem, rows.b, rows.h));
-        const QueryUnit unit(problem, task.natural);
-        copy_async_wait<0>();
-        __syncthreads();
-        const bool integers = has_integers(Staged::read(x, tile, at.row, at.half));
-        __syncthreads();  // the rows have been read; their integers take their place
-        round_query<HeadDim>(x, at, side, integers, shifts ? mean : nullptr, unit.unit, unit.sign,
-                             piece, scales_at(p, rows.of_all));
-        store(p.queries.query + rows.of_all * HeadDim);
-    } else {
-        const KeyRows rows(p, task, block - task.query_blocks);
-        fetch(problem.key, rows.head.b, rows.head.hk, rows.first, problem.S);
-        fetch_mean(rows.n);
-        copy_async_wait<0>();
-        __syncthreads();
-        const bool integers = has_integers(Staged::read(x, tile, at.row, at.half));
-        if (at.half == 0) integers_of[at.row] = integers;
-        smooth_key<HeadDim>(x, mean, at.half, side);
-        clear_rows(x, !integers || rows.first + at.row >= problem.S);
-        __syncthreads();  // the rows have been read; their integers take their place
-        const RoundedRow row = round_row<HeadDim, Operand::key>(x, side, 1.0f, piece);
-        if (at.half == 0) p.keys.scale[rows.of_all + at.row] = row.step;
-        const float square =
-            largest_square(problem, rows.first + at.row, row.step * row.step * row.squares);
-        if (thread % 32 == 0) square_of[thread / 32] = square;
-        store(p.keys.key + rows.of_all * HeadDim);
-        const float most =
-            fmaxf(fmaxf(square_of[0], square_of[1]), fmaxf(square_of[2], square_of[3]));
-        if (thread < 32) write_found(p, task, rows, integers_of, most);
-    }
+    // Inputs may be read before the last kernel has ended, which takes the mean: it writes none. The
+    // integers may be written as well: that kernel reads none, and began when those before it had ended.
+    const Index part = first_block + blockIdx.x;
+    if (part < task.query_parts)
+        round_query_part<T, HeadDim>(p, task, part, slots, mean);
+    else
+        round_key_part<T, HeadDim>(p, task, part - task.query_parts, slots, mean);
     wait_for_last_kernel();  // the next kernel asks only for the end of this one
 }
 
 template <class T, int HeadDim>
 void launch_whole(const Int8Problem& p, const RoundTask& task, cudaStream_t stream) {
-    launch_early<round_kernel<T, HeadDim>>(task.query_blocks + task.key_blocks, threads, 0, stream,
-                                           p, task);
+    launch_early<round_kernel<T, HeadDim>>(task.query_parts + task.key_parts, 32, 0, stream, p,
+                                           task);
+}
+
+/// Tiles of a part: the more, the fewer times a warp finds its place, takes the mean and waits for its
+/// first rows; but all multiprocessors should stay busy to the end.
+/// \param warps  of a multiprocessor
+inline int tiles_of_part(Index tiles, int warps) {
+    constexpr int most = 8, rounds = 3;
+    const Index places = Index{multiprocessors()} * warps;
+    int part = 1;
+    while (part < most && tiles / (2 * part) >= rounds * places) part *= 2;
+    return part;
 }
 
 // ---- rows of any length: a few lanes each -------------------------------------------------------
@@ -231,7 +434,7 @@ __global__ void __launch_bounds__(threads)
     wait_for_last_kernel();
     __shared__ float staging[threads / 32 * Rotation<HeadDim>::staging_floats];
     const QueryRows rows(p, task, first_block + blockIdx.x);
-    clear_marks(p, rows);
+    clear_marks<HeadDim>(p, rows);
     std::int8_t* const query = p.queries.query + rows.of_all * HeadDim;
     const QueryUnit unit(p.problem, task.natural);
     const float* mean = p.problem.logsumexp.absent()
@@ -270,24 +473,31 @@ __global__ void __launch_bounds__(threads, 4)
         p.keys.scale + rows.of_all, integers, square, rotate, staging);
     __syncthreads();
     if (threadIdx.x >= 32) return;
-    float most = 0;
-    for (int j = threadIdx.x; j < 64; j += 32)
-        most = fmaxf(most, largest_square(p.problem, rows.first + j, square[j]));
-    write_found(p, task, rows, integers, most);
+    const Index seen = seen_keys_end(p.problem) - rows.first;
+    const int lane = threadIdx.x;
+    const std::uint64_t low = __ballot_sync(~0u, integers[lane]);
+    const std::uint64_t high = __ballot_sync(~0u, integers[32 + lane]);
+    const float most =
+        fmaxf(lane < seen ? square[lane] : 0.0f, 32 + lane < seen ? square[32 + lane] : 0.0f);
+    write_found(p, task, rows, rows.tile, high << 32 | low, largest_of_warp(most));
 }
 
 template <int HeadDim>
-void launch_head_dim(const Int8Problem& p, RoundTask task, cudaStream_t stream) {
+void launch_head_dim(const Int8Problem& p, Masking masking, cudaStream_t stream) {
     const bool whole_queries = is_whole<HeadDim>(p.problem.E, p.wide_query);
     const bool whole_keys = is_whole<HeadDim>(p.problem.E, p.wide_key);
-    if (!whole_keys && task.key_blocks > 0)
-        launch_early<any_keys_kernel<HeadDim>>(task.key_blocks, threads, 0, stream, p, task);
-    if (!whole_queries && task.query_blocks > 0)
-        launch_early<any_queries_kernel<HeadDim>>(task.query_blocks, threads, 0, stream, p, task);
-    if (!whole_queries) task.query_blocks = 0;
-    if (!whole_keys) task.key_blocks = 0;
+    RoundTask task(p, masking, 1);
+    if (!whole_keys && task.key_parts > 0)
+        launch_early<any_keys_kernel<HeadDim>>(task.key_parts, threads, 0, stream, p, task);
+    if (!whole_queries && task.query_parts > 0)
+        launch_early<any_queries_kernel<HeadDim>>(task.query_parts, threads, 0, stream, p, task);
     if constexpr (HeadDim <= 128) {
-        if (task.query_blocks + task.key_blocks == 0) return;
+        const Index tiles =
+            (whole_queries ? task.query_parts : 0) + (whole_keys ? task.key_parts : 0);
+        if (tiles == 0) return;
+        task = RoundTask(p, masking, tiles_of_part(tiles, Steps<float16, HeadDim>::warps));
+        if (!whole_queries) task.query_parts = 0;
+        if (!whole_keys) task.key_parts = 0;
         if (p.problem.dtype == DType::float32) return launch_whole<float, HeadDim>(p, task, stream);
         if (p.problem.dtype == DType::float16)
             return launch_whole<float16, HeadDim>(p, task, stream);
@@ -298,25 +508,14 @@ void launch_head_dim(const Int8Problem& p, RoundTask task, cudaStream_t stream) 
 }  // namespace
 
 void quantize(const Int8Problem& p, Masking masking, cudaStream_t stream) {
-    const Problem& problem = p.problem;
-    const Index query_blocks = p.queries.rows / rows_at_once;  // of a head
-    const RoundTask task{.bits = masking == Masking::bits,
-                         .natural = masking == Masking::additive,
-                         .query_blocks = problem.B * problem.Hq * query_blocks,
-                         .key_blocks = problem.B * p.keys.heads * p.keys.blocks,
-                         .of_query_head = Divisor(query_blocks),
-                         .query_heads = Divisor(problem.Hq),
-                         .of_key_head = Divisor(p.keys.blocks),
-                         .key_heads = Divisor(p.keys.heads),
-                         .heads_of_key = Divisor(problem.H > 0 ? p.keys.heads / problem.H : 1)};
-    average_keys(p, task.bits, stream);
+    average_keys(p, masking == Masking::bits, stream);
     switch (p.keys.head_dim) {
         case 64:
-            return launch_head_dim<64>(p, task, stream);
+            return launch_head_dim<64>(p, masking, stream);
         case 128:
-            return launch_head_dim<128>(p, task, stream);
+            return launch_head_dim<128>(p, masking, stream);
         default:
-            return launch_head_dim<256>(p, task, stream);
+            return launch_head_dim<256>(p, masking, stream);
     }
 }
 

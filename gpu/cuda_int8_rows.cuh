@@ -234,12 +234,13 @@ struct alignas((sizeof(T) * Count < 16) ? sizeof(T) * Count : 16) Elements {
 /// \brief `measure_keys` where rows are whole pieces of a lane's channels and every number is
 ///        quantizable: many rows under way, and no vote about each of them.
 /// \param own  false: the lane has no channels, and may read any
+/// \tparam UnderWay  bytes that a lane has under way: a multiple of 64, each 64 in 16 registers
 /// \return false if a number is not quantizable: then the sums are void
-template <class T, int Channels>
+template <class T, int UnderWay, int Channels>
 __device__ inline bool sum_keys(const T* key, Index stride, std::uint64_t seen, bool own,
                                 ChannelMean (&mean)[Channels]) {
     using Piece = Elements<T, Channels>;
-    constexpr int at_once = sizeof(Piece) <= 4 ? 16 : sizeof(Piece) <= 8 ? 8 : 4;
+    constexpr int bytes = sizeof(Piece) < 16 ? sizeof(Piece) : 16, at_once = UnderWay / bytes;
     const int last = 63 - __clzll(static_cast<long long>(seen));  // no row behind it is read
     std::uint32_t most = 0;
 #pragma unroll 1  // little code: it is run once, and comes from afar
@@ -265,10 +266,10 @@ __device__ inline bool sum_keys(const T* key, Index stride, std::uint64_t seen, 
 }
 
 /// \brief Sums the seen keys of one block, token after token, as `ChannelMean` does; a warp has all
-///        channels.
+///        channels. \tparam UnderWay  see `sum_keys`
 /// \param sums  (HeadDim)
 /// \return which keys have integers and which have not
-template <class T, int HeadDim>
+template <class T, int HeadDim, int UnderWay = 64>
 __device__ inline KeyBlock measure_keys(const Problem& p, Index b, Index hk, Index block,
                                         std::uint64_t seen, bool wide, float* sums) {
     constexpr int channels = HeadDim / 32, at_once = 8;  // tokens under way
@@ -280,7 +281,7 @@ __device__ inline KeyBlock measure_keys(const Problem& p, Index b, Index hk, Ind
     // Pieces of `channels` elements are aligned where pieces of 16 bytes are.
     const bool pieces = wide && p.E % channels == 0, own = first < p.E;
     if (pieces && seen != 0) {
-        if (sum_keys<T>(key + (own ? first : 0), p.key.stride[2], seen, own, mean)) {
+        if (sum_keys<T, UnderWay>(key + (own ? first : 0), p.key.stride[2], seen, own, mean)) {
             found.integer = seen;
             seen = 0;
         } else {

@@ -1,11 +1,11 @@
 /// \file
-/// \brief Queries and keys become integers, two threads a row: for rows of exactly HeadDim = 64 or
-///        128 channels that `cp.async` can copy. Other rows take the way of cuda_int8_rows.cuh.
+/// \brief Queries and keys become integers, one or two threads a row: for rows of exactly HeadDim = 64
+///        or 128 channels that `cp.async` can copy. Other rows take the way of cuda_int8_rows.cuh.
 ///
-/// A tile of rows is copied to shared memory, all of it under way at once; then each thread takes
-/// half a row into registers, where the stages of the Hadamard transform are pairs of additions;
-/// only the last one asks the row's other thread. (A whole row of 128 in one thread needs so many
-/// registers that 12 warps fit a multiprocessor: too few to hide the copies.)
+/// A tile of rows is copied to shared memory, all of it under way at once; then each thread takes its
+/// part of a row (half of it, or with Parts = 1 all) into registers, where the stages of the Hadamard
+/// transform are pairs of additions; only the last one of two halves asks the row's other thread.
+/// (A whole row of 128 in one thread needs so many registers that 12 warps fit a multiprocessor.)
 /// The bits are those of quantize.hpp: a rotation has the same pairs in the same order, and its last
 /// factor is a power of two, which commutes with rounding, so it joins the step.
 #pragma once
@@ -81,6 +81,12 @@ __device__ inline void to_floats(const uint4& raw, float* x) {
     }
 }
 
+/// \brief `swizzled` for a piece further along a row: from one whose number is a multiple of a power of
+///        two that is above `pieces`.
+ATTN_HD constexpr std::uint32_t further(std::uint32_t swizzled_place, int pieces) {
+    return swizzled_place ^ static_cast<std::uint32_t>(pieces << 4);
+}
+
 /// \brief Rows of HeadDim elements of T in shared memory, swizzled.
 template <class T, int HeadDim>
 struct StagedRows {
@@ -91,32 +97,61 @@ struct StagedRows {
     template <int Rows, int Threads>
     static __device__ void copy(std::uint32_t to, const T* from, Index stride, Index rows_left,
                                 int thread) {
+        copy_from<Rows, Threads>(to, from + first_of<Threads>(stride, thread), stride, rows_left,
+                                 thread);
+    }
+    /// \brief The first element that a thread copies, from that of the first row on.
+    template <int Threads>
+    static __device__ Index first_of(Index stride, int thread) {
+        const auto number = static_cast<unsigned>(thread);  // unsigned: divided by shifts
+        return number / pieces * stride + number % pieces * each;
+    }
+    /// \brief `copy`. \param from  the thread's first element
+    template <int Rows, int Threads>
+    static __device__ void copy_from(std::uint32_t to, const T* from, Index stride, Index rows_left,
+                                     int thread) {
         static_assert(Threads % pieces == 0 && Rows % (Threads / pieces) == 0);
-        constexpr int rows_at_once = Threads / pieces;
-        const int row = thread / pieces, piece = thread % pieces;
-        from += row * stride + piece * each;
+        constexpr int rows_at_once = Threads / pieces;  // a power of two
+        const int row = static_cast<int>(static_cast<unsigned>(thread) / pieces);
+        // `swizzled` for row n + row: no bit is in both, so that n turns the place of row.
+        const std::uint32_t first = swizzled<row_bytes>(row, thread & (pieces - 1));
+        const auto place = [&](int n) {
+            return to + (first ^ static_cast<std::uint32_t>((n & 7) << 4)) + n * row_bytes;
+        };
         if (rows_left >= Rows) {
 #pragma unroll 8
             for (int n = 0; n < Rows; n += rows_at_once, from += rows_at_once * stride)
-                copy_async_16(to + swizzled<row_bytes>(n + row, piece), from);
+                copy_async_16(place(n), from);
             return;
         }
 #pragma unroll 1
         for (int n = 0; n < Rows; n += rows_at_once, from += rows_at_once * stride)
-            copy_async_16(to + swizzled<row_bytes>(n + row, piece), from, n + row < rows_left);
+            copy_async_16(place(n), from, n + row < rows_left);
     }
-    /// \brief Half a row. \return its largest magnitude; NaN if one of its numbers is
-    static __device__ float read(float (&x)[HeadDim / 2], const unsigned char* tile, int row,
-                                 int half) {
-        constexpr int own = pieces / 2;
+    /// \brief A part of a row. \return its largest magnitude; NaN if one of its numbers is
+    template <int Parts = 2>
+    static __device__ float read(float (&x)[HeadDim / Parts], const unsigned char* tile, int row,
+                                 int part) {
+        constexpr int own = pieces / Parts;
+        const std::uint32_t first = swizzled<row_bytes>(row, part * own);
         Largest<T> largest;
 #pragma unroll
         for (int piece = 0; piece < own; ++piece) {
-            const uint4 raw = *reinterpret_cast<const uint4*>(
-                tile + swizzled<row_bytes>(row, half * own + piece));
+            const uint4 raw = *reinterpret_cast<const uint4*>(tile + further(first, piece));
             largest.add(raw);
             to_floats<T>(raw, x + piece * each);
         }
+        return largest.value();
+    }
+    /// \brief Its largest magnitude alone, in little code: for what is rare.
+    template <int Parts>
+    static __device__ float largest(const unsigned char* tile, int row, int part) {
+        constexpr int own = pieces / Parts;
+        Largest<T> largest;
+#pragma unroll 1
+        for (int piece = 0; piece < own; ++piece)
+            largest.add(*reinterpret_cast<const uint4*>(
+                tile + swizzled<row_bytes>(row, part * own + piece)));
         return largest.value();
     }
     static __device__ float element(const unsigned char* tile, int row, int channel) {
@@ -142,22 +177,23 @@ __device__ inline void hadamard_stages(float (&x)[Channels]) {
 }
 //! [thread rotation]
 
-/// \brief May all numbers of a row become integers? \param largest  of the thread's half
+/// \brief May all numbers of a row become integers? \param largest  of the thread's part
+template <int Parts = 2>
 __device__ inline bool has_integers(float largest) {
-    const float other = RowHalf::other(largest);
+    const float other = Parts == 2 ? RowHalf::other(largest) : largest;
     return largest <= quantizable_largest && other <= quantizable_largest;
 }
 
 /// \brief A number of a channel, its sign flipped if the rotation says so.
 __device__ inline float flipped(float x, int channel) { return rotation_flips(channel) ? -x : x; }
 
-/// \brief -1 where the rotation flips a channel of the thread's half. Often the same for both halves,
-///        and then known to the compiler.
+/// \brief -1 where the rotation flips a channel of the thread's part. For one part, and often for both
+///        halves, known to the compiler.
 /// \param side  -1 in the second half, else 1
-template <int HeadDim>
+template <int HeadDim, int Parts = 2>
 __device__ inline float flip(int channel, float side) {
     const bool first = rotation_flips(channel);
-    if (first == rotation_flips(channel + HeadDim / 2)) return first ? -1.0f : 1.0f;
+    if (Parts == 1 || first == rotation_flips(channel + HeadDim / 2)) return first ? -1.0f : 1.0f;
     return first ? -side : side;
 }
 
@@ -188,53 +224,120 @@ __device__ inline Quantizer quantizer_of(float largest) {
     return quantizer;
 }
 
+/// \brief The larger one; NaN if one of them is.
+__device__ inline float larger_or_nan(float a, float b) {
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+    return larger;
+}
+
+/// \brief Transforms a row whose signs are flipped, but for the factor: the thread's part of it.
+/// \param side  1 in the first half, -1 in the second
+/// \return the largest magnitude of the whole row; NaN if a number of it is
+template <int HeadDim, int Parts = 2>
+__device__ inline float transform_row(float (&x)[HeadDim / Parts], float side) {
+    hadamard_stages<1>(x);
+    float largest[4] = {};  // four chains: each maximum waits for the last one of its own
+#pragma unroll
+    for (int e = 0; e < HeadDim / Parts; ++e) {
+        // The last stage: one half takes the sums, the other the differences. One rounding each.
+        if constexpr (Parts == 2) x[e] = fmaf(side, x[e], RowHalf::other(x[e]));
+        largest[e % 4] = larger_or_nan(largest[e % 4], fabsf(x[e]));
+    }
+    const float all =
+        larger_or_nan(larger_or_nan(largest[0], largest[1]), larger_or_nan(largest[2], largest[3]));
+    return Parts == 2 ? larger_or_nan(all, RowHalf::other(all)) : all;
+}
+
+/// \brief Four numbers times `inverse`, as bytes, the first one lowest: rounded to float32 and then to
+///        integers, as on the host. The integers fit.
+__device__ inline std::uint32_t four_rounded(const float* x, float inverse) {
+#if __CUDA_ARCH__ >= 900
+    // Two conversions and their packing are one instruction here, F2IP.
+    int integer[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) integer[i] = __float2int_rn(__fmul_rn(x[i], inverse));
+    std::uint32_t high, word;
+    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, 0;" : "=r"(high) : "r"(integer[3]), "r"(integer[2]));
+    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;"
+        : "=r"(word)
+        : "r"(integer[1]), "r"(integer[0]), "r"(high));
+    return word;
+#else
+    // The sum's low byte is the nearest integer, see float_bits_of_zero. The compiler must not fuse
+    // the two roundings.
+    std::uint32_t sum[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+        sum[i] = __float_as_uint(__fadd_rn(__fmul_rn(x[i], inverse), float_of_zero));
+    return __byte_perm(__byte_perm(sum[0], sum[1], 0x0040), __byte_perm(sum[2], sum[3], 0x0040),
+                       0x5410);
+#endif
+}
+
 /// \brief What was rounded: the step, and the sum of the squares of the whole row of integers.
 struct RoundedRow {
     float step, squares;
 };
-/// \brief A row whose signs are flipped, rotated, as integers: the thread's half of it.
-/// \param side  1 in the first half, -1 in the second
+/// \brief A transformed row as integers: the thread's part of it.
+/// \param largest  magnitude of the row, a number
 /// \param sign  -1: the integers are negated
-/// \param to(piece)  where 16 integers of the half go
+/// \param to(piece)  where 16 integers of the part go
 /// \tparam norms  false: nobody asks for the squares
-template <int HeadDim, Operand operand, bool norms = true, class To>
-__device__ inline RoundedRow round_row(float (&x)[HeadDim / 2], float side, float sign, To&& to) {
-    constexpr int channels = HeadDim / 2;
+template <int HeadDim, Operand operand, int Parts = 2, bool norms = true, class To>
+__device__ inline RoundedRow round_transformed(const float (&x)[HeadDim / Parts], float largest,
+                                               float sign, To&& to) {
     constexpr float factor = rotation_factor(HeadDim, operand);
-    hadamard_stages<1>(x);
-    float largest = 0;
-#pragma unroll
-    for (int e = 0; e < channels; ++e) {
-        // The last stage: one half takes the sums, the other the differences. One rounding each.
-        x[e] = fmaf(side, x[e], RowHalf::other(x[e]));
-        largest = fmaxf(largest, fabsf(x[e]));
-    }
-    largest = fmaxf(largest, RowHalf::other(largest));
     const Quantizer quantizer = quantizer_of(largest * factor);
     const float inverse = quantizer.inverse * factor * sign;
     int squares = 0;
 #pragma unroll
-    for (int piece = 0; piece < channels / 16; ++piece) {
+    for (int piece = 0; piece < HeadDim / Parts / 16; ++piece) {
         uint4 bytes;
         auto* word = reinterpret_cast<std::uint32_t*>(&bytes);
 #pragma unroll
-        for (int w = 0; w < 4; ++w) {
-            // The sum's low byte is the nearest integer, see float_bits_of_zero. Two roundings, as
-            // on the host: the compiler must not fuse them.
-            std::uint32_t sum[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-                sum[i] = __float_as_uint(
-                    __fadd_rn(__fmul_rn(x[piece * 16 + w * 4 + i], inverse), float_of_zero));
-            word[w] = __byte_perm(__byte_perm(sum[0], sum[1], 0x0040),
-                                  __byte_perm(sum[2], sum[3], 0x0040), 0x5410);
-        }
+        for (int w = 0; w < 4; ++w) word[w] = four_rounded(x + piece * 16 + w * 4, inverse);
         *to(piece) = bytes;
         if constexpr (norms) squares = add_squares(bytes, squares);
     }
-    if constexpr (norms)
+    if constexpr (norms && Parts == 2)
         squares += __shfl_xor_sync(~0u, squares, 16);  // the row's other thread, see RowHalf
     return {quantizer.scale, static_cast<float>(squares)};
+}
+/// \brief A row whose signs are flipped, rotated, as integers: the thread's half of it. Parameters as
+///        above.
+template <int HeadDim, Operand operand, bool norms = true, class To>
+__device__ inline RoundedRow round_row(float (&x)[HeadDim / 2], float side, float sign, To&& to) {
+    const float largest = transform_row<HeadDim>(x, side);
+    return round_transformed<HeadDim, operand, 2, norms>(x, largest, sign, to);
+}
+
+/// \brief Flips the signs of a part of a query.
+template <int HeadDim, int Parts = 2>
+__device__ inline void flip_query(float (&x)[HeadDim / Parts], float side) {
+#pragma unroll
+    for (int e = 0; e < HeadDim / Parts; ++e) x[e] *= flip<HeadDim, Parts>(e, side);
+}
+/// \brief The product of a query and the mean of K, by halves.
+/// \param mean  (HeadDim) of K, its signs flipped as those of x
+template <int HeadDim, int Parts = 2>
+__device__ inline float times_mean(const float (&x)[HeadDim / Parts], const float* mean, int part) {
+    constexpr int half = HeadDim / 2;
+    float dot[2] = {};
+#pragma unroll
+    for (int e = 0; e < HeadDim / Parts; ++e)
+        dot[e / half] += x[e] * mean[part * (HeadDim / Parts) + e];
+    return dot[0] + (Parts == 2 ? RowHalf::other(dot[0]) : dot[1]);
+}
+/// \brief Writes what the main kernel knows of a query beside its integers.
+/// \param dot  with the mean of K
+__device__ inline void write_query_scales(const QueryScales& scales, int row, const RoundedRow& of,
+                                          bool integers, float unit, float dot) {
+    const float factor = fmaxf(of.step * unit, 0x1p-126f);
+    scales.factor[row] = factor;
+    if (scales.square != nullptr) scales.square[row] = factor * factor * of.squares;
+    scales.without[row] = !integers;
+    scales.shift[row] = dot;
 }
 
 /// \brief Half a query becomes integers.
@@ -247,36 +350,27 @@ __device__ inline void round_query(float (&x)[HeadDim / 2], const RowHalf& at, f
                                    bool integers, const float* mean, float unit, float sign,
                                    To&& to, const QueryScales& scales) {
     clear_rows(x, !integers);
-#pragma unroll
-    for (int e = 0; e < HeadDim / 2; ++e) x[e] *= flip<HeadDim>(e, side);
-    float dot = 0;
-    if (mean != nullptr) {
-#pragma unroll
-        for (int e = 0; e < HeadDim / 2; ++e) dot += x[e] * mean[at.half * (HeadDim / 2) + e];
-        dot += RowHalf::other(dot);
-    }
+    flip_query<HeadDim>(x, side);
+    const float dot = mean == nullptr ? 0.0f : times_mean<HeadDim>(x, mean, at.half);
     const RoundedRow row = round_row<HeadDim, Operand::query, norms>(x, side, sign, to);
-    if (at.half > 0) return;
-    const float factor = fmaxf(row.step * unit, 0x1p-126f);
-    scales.factor[at.row] = factor;
-    if (norms && scales.square != nullptr) scales.square[at.row] = factor * factor * row.squares;
-    scales.without[at.row] = !integers;
-    scales.shift[at.row] = dot;
+    if (at.half == 0) write_query_scales(scales, at.row, row, integers, unit, dot);
 }
 
-/// \brief Half a key, without the mean, its signs flipped.
+/// \brief A part of a key, without the mean, its signs flipped.
 /// \param mean  (HeadDim), 16 bytes aligned, its signs flipped
-template <int HeadDim>
-__device__ inline void smooth_key(float (&x)[HeadDim / 2], const float* mean, int half,
+template <int HeadDim, int Parts = 2>
+__device__ inline void smooth_key(float (&x)[HeadDim / Parts], const float* mean, int part,
                                   float side) {
-    const auto* from = reinterpret_cast<const float4*>(mean + half * (HeadDim / 2));
+    const auto* from = reinterpret_cast<const float4*>(mean + part * (HeadDim / Parts));
 #pragma unroll
-    for (int n = 0; n < HeadDim / 8; ++n) {
+    for (int n = 0; n < HeadDim / Parts / 4; ++n) {
         const float4 m = from[n];
         const float four[] = {m.x, m.y, m.z, m.w};
 #pragma unroll
-        for (int i = 0; i < 4; ++i)  // one rounding: the product with 1 or -1 is exact
-            x[4 * n + i] = fmaf(x[4 * n + i], flip<HeadDim>(4 * n + i, side), -four[i]);
+        for (int i = 0; i < 4; ++i) {  // one rounding: the product with 1 or -1 is exact
+            const int e = 4 * n + i;
+            x[e] = fmaf(x[e], flip<HeadDim, Parts>(e, side), -four[i]);
+        }
     }
 }
 
