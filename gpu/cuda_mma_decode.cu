@@ -63,7 +63,6 @@ struct Part {
     Index left;  ///< parts of this block from here on
     Index b, hk;
     int tile, split;
-    int until;  ///< the tile's last part is followed by this one
 
     __device__ Part(const MmaProblem& p, const DecodeWork& work) {
         Index number = blockIdx.x * work.run;
@@ -71,20 +70,11 @@ struct Part {
         split = static_cast<int>(number % p.splits);
         tile = static_cast<int>((number /= p.splits) % p.query_tiles);
         hk = (number /= p.query_tiles) % p.problem.H, b = number / p.problem.H;
-        // Blocks of whole tiles each begin elsewhere: heads lie at distances that are powers of two, and
-        // reading all of them at the same place at a time asks the same banks of memory.
-        until = work.run % p.splits == 0 ? static_cast<int>(blockIdx.x % p.splits) : 0;
-        if (until != 0) split = until;
-    }
-    /// \brief Is it the last one of its tile?
-    __device__ bool ends(const MmaProblem& p) const {
-        return split + 1 == until || (until == 0 && split + 1 == p.splits);
     }
     __device__ void next(const MmaProblem& p) {
-        const bool ended = ends(p);
         --left;
-        if (++split == p.splits) split = 0;
-        if (!ended) return;
+        if (++split < p.splits) return;
+        split = 0;
         if (++tile < p.query_tiles) return;
         tile = 0;
         if (++hk < p.problem.H) return;
@@ -263,7 +253,7 @@ __device__ void attend_parts(const MmaProblem& p, const DecodeWork& work, unsign
                 if (lane == 0) own[problem.Ev] = whole.max, own[problem.Ev + 1] = whole.sum;
                 return own;
             });
-        fresh = part.ends(p);
+        fresh = part.split == p.splits - 1;
         if (work.partial == nullptr && fresh) {
             __syncwarp();  // the parts of a row are all of this warp
             for (int row = warp; row < rows_here; row += warps)
