@@ -86,9 +86,12 @@ struct Int8Problem : MmaProblem {
                 value_columns,
                 value_stride};
     }
-    /// \brief The mask, if it is dense.
-    MappedRows mask_rows() const {
-        return {problem.mask.dtype, mask, problem.B, problem.Hq, problem.L, problem.S, mask_stride};
+    /// \brief The mask: its elements if it is dense, else bytes of 8 bits.
+    MappedRows mask_rows(bool dense) const {
+        const Problem& p = problem;
+        if (dense) return {p.mask.dtype, mask, p.B, p.Hq, p.L, p.S, mask_stride};
+        const Strides bytes{4 * mask_stride.batch, 4 * mask_stride.head, 4 * mask_stride.row};
+        return {DType::boolean, mask, p.B, p.Hq, p.L, 8 * keys.blocks, bytes, 16};
     }
 };
 

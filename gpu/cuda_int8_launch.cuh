@@ -34,13 +34,14 @@ void launch_int8_wgmma(Int8Problem p, cudaStream_t stream) {
     p.query_tiles = static_cast<int>(tiles);
     const Index blocks = tiles * p.problem.B * p.problem.Hq;
     Int8Maps maps{map_rows(p.values(), Shape::Keys), {}};
-    if constexpr (Shape::dense) maps.mask = map_rows(p.mask_rows(), Shape::rows);
+    if constexpr (masking != Masking::none)
+        maps.mask = map_rows(p.mask_rows(Shape::dense), Shape::rows);
     set_turns(p, 3 * HeadDim);
     const Index places = multiprocessors();
     launch_early<int8_wgmma_kernel<Shape>>(blocks < places ? blocks : places, Shape::all_threads,
                                            Shape::shared_bytes, stream, p, maps, blocks);
-    launch<int8_wgmma_again_kernel<Shape>>(second_blocks(blocks), Shape::all_threads,
-                                           Shape::shared_bytes, stream, p, maps, blocks);
+    launch_early<int8_wgmma_again_kernel<Shape>>(second_blocks(blocks), Shape::all_threads,
+                                                 Shape::shared_bytes, stream, p, maps, blocks);
 }
 
 template <class T, int HeadDim>

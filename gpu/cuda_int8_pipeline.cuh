@@ -28,10 +28,12 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     static constexpr bool listed = masking == Masking::bits;
     /// Scores are scaled, the mask is added, then come units of log 2.
     static constexpr bool natural = masking == Masking::additive;
-    /// A dense mask comes tile by tile, as the keys do; planes of 64 keys.
     static constexpr bool dense = natural || masking == Masking::bytes;
-    static constexpr int mask_planes = dense ? Base::Keys / 64 : 0;
-    static constexpr int mask_plane_bytes = Base::rows * (natural ? 128 : 64);
+    /// The mask comes tile by tile, as the keys do: planes of 64 keys, or the bits of 128, of which a
+    /// tile of 64 uses the first half.
+    static constexpr int mask_planes = listed ? 1 : dense ? Base::Keys / 64 : 0;
+    static constexpr int mask_row_bytes = listed ? 16 : natural ? 128 : 64;
+    static constexpr int mask_plane_bytes = Base::rows * mask_row_bytes;
     static constexpr int mask_bytes = mask_planes * mask_plane_bytes;
     // Of a thread: all get as many at the start, then they are dealt out anew.
     static constexpr int consumer_registers = HeadDim == 64 ? 112 : 232;
@@ -55,7 +57,7 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     static constexpr int shared_bytes = labels_at + 8 * stages + 1024;  // tiles start at 1024 bytes
 };
 
-/// \brief Tensors as the copy engine knows them; the mask if it is dense.
+/// \brief Tensors as the copy engine knows them; the mask if there is one.
 struct Int8Maps {
     CUtensorMap values, mask;
 };
@@ -145,9 +147,8 @@ __device__ inline int tiles_up_to(const Problem& p, Index row) {
 struct Int8Task {
     Index block;  ///< -1: there is none
     Index b, h, first_row;
-    Index row;                  ///< the first one among all query rows
-    Index keys;                 ///< among (B, heads of keys)
-    const std::uint32_t* mask;  ///< bits of the first row, if the mask is bits
+    Index row;   ///< the first one among all query rows
+    Index keys;  ///< among (B, heads of keys)
 };
 
 /// \brief Copies what a block of rows needs, tile by tile, as room comes free. The work of one thread.
@@ -169,11 +170,8 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const Int8Maps& map
     task.block = block, task.b = place.b, task.h = place.h, task.first_row = place.first_row;
     task.row = row, task.keys = keys_at;
     const std::uint8_t* classes = nullptr;
-    if constexpr (Shape::listed) {
-        task.mask = static_cast<const std::uint32_t*>(p.mask) +
-                    p.mask_stride(place.b, place.h, place.first_row);
+    if constexpr (Shape::listed)
         classes = p.tile_class + p.class_stride(place.b, place.h, place.first_row / class_tile);
-    }
     const Index rows_left = p.queries.rows - place.first_row;
     copy_bulk(memory + slot * Shape::int8_query_bytes, p.queries.query + row * HD,
               (rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows) * HD,
@@ -205,7 +203,7 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const Int8Maps& map
         for (int plane = 0; plane < Shape::mask_planes; ++plane)
             copy_box(memory + Shape::mask_at + stage * Shape::mask_bytes +
                          plane * Shape::mask_plane_bytes,
-                     &maps.mask, static_cast<int>(at) + plane * 64,
+                     &maps.mask, static_cast<int>(Shape::listed ? at / 8 : at + plane * 64),
                      static_cast<int>(place.first_row), mask_head, mask_batch,
                      barriers.key_full(stage));
         barrier_wait(barriers.value_empty(stage), turn.parity ^ 1);

@@ -50,40 +50,27 @@ __device__ __forceinline__ void start_values(float (&out)[Columns][4],
     wgmma_commit();
 }
 
-/// \brief The bits of a tile's mask for the two rows of a lane.
+/// \brief Hides scores by the bits of a tile's mask, for the two rows of a lane.
+/// \param mask  address in shared memory: (rows, 16) bytes
 template <class Shape>
-struct MaskBits {
-    std::uint32_t word[2][Shape::Keys / 64];  // 16 bits: see `mask_bit`
-
-    /// \param row  of the block: the lane's first one
-    __device__ void load(const Int8Problem& p, const volatile Int8Task& task, int row, int tile) {
-        const int t = fresh_lane() % 4;
-        const std::uint32_t* const mask = task.mask;
-        const Index last = p.problem.L - task.first_row - 1;
+__device__ inline void hide_by_bits(float (&score)[Shape::Keys / 8][4], std::uint32_t mask,
+                                    int warp) {
+    const int lane = fresh_lane();
+    const std::uint32_t own = mask + (warp * 16 + c_row(lane, 0)) * Shape::mask_row_bytes +
+                              lane % 4 * 2;  // see `mask_bit`
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const Index own = row + 8 * half < last ? row + 8 * half : last;
-            const auto* const from =
-                reinterpret_cast<const std::uint16_t*>(mask + own * p.mask_stride.row) + t;
+    for (int half = 0; half < 2; ++half)
 #pragma unroll
-            for (int n = 0; n < Shape::Keys / 64; ++n) {
-                // Behind the last block of keys there are no words; those keys do not exist.
-                const Index block = static_cast<Index>(tile) * (Shape::Keys / 64) + n;
-                word[half][n] = from[4 * (block < p.keys.blocks ? block : p.keys.blocks - 1)];
-            }
+        for (int block = 0; block < Shape::Keys / 64; ++block) {
+            const std::uint32_t bits =
+                load_two_bytes(own + half * 8 * Shape::mask_row_bytes + block * 8);
+#pragma unroll
+            for (int n = 0; n < 8; ++n)
+#pragma unroll
+                for (int i = 0; i < 2; ++i)
+                    hide_unless(score[8 * block + n][2 * half + i], bits, 1u << (2 * n + i));
         }
-    }
-    __device__ void hide(float (&score)[Shape::Keys / 8][4]) const {
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int n = 0; n < Shape::Keys / 8; ++n) {
-                const std::uint32_t own = word[half][n / 8], first = 1u << (2 * (n % 8));
-                if ((own & first) == 0) score[n][2 * half] = -CUDART_INF_F;
-                if ((own & 2 * first) == 0) score[n][2 * half + 1] = -CUDART_INF_F;
-            }
-    }
-};
+}
 
 /// \brief Which of 16 bytes are not 0: a bit for each, the first one lowest.
 __device__ inline unsigned set_bytes(uint4 raw) {
@@ -224,8 +211,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         if (fresh_lane() == 0) barrier_arrive(barriers.value_empty(value_turn.stage));
         value_turn.next();
     };
-    // The number of the tile behind tile j, -1 behind the last one; and which mask hides some of it.
-    MaskBits<Shape> bits;
+    // The number of the tile behind tile j, -1 behind the last one; and whether the mask hides some of it.
     bool mixed = false;
     const auto next_tile = [&](int j) {
         if constexpr (!Shape::listed) return j + 1;
@@ -236,9 +222,6 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     };
     const auto is_own = [&](int j) {
         return static_cast<unsigned>(j) < static_cast<unsigned>(own_tiles);
-    };
-    const auto fetch_mask = [&](int j) {
-        if (Shape::listed && mixed) bits.load(p, task, warp * 16 + c_row(fresh_lane(), 0), j);
     };
     //! [held]
     // A row whose norm says that no weight can exceed 2^reach keeps its maximum, and asks for none
@@ -281,8 +264,10 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
             apply_dense_mask<Shape>(score[0],
                                     shared + Shape::mask_at + key_turn.stage * Shape::mask_bytes,
                                     warp, factor[0]);
+        if (Shape::listed && mixed)
+            hide_by_bits<Shape>(score[0],
+                                memory + Shape::mask_at + key_turn.stage * Shape::mask_bytes, warp);
         release_keys();
-        if (Shape::listed && mixed) bits.hide(score[0]);
         if (j >= first_partial)
             hide_beyond<Shape>(score, problem, warp_row + c_row(fresh, 0),
                                static_cast<Index>(j) * KT + c_column(fresh, 0));
@@ -309,7 +294,6 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     int j = next_tile(-1);
     if (is_own(j)) {
         start_scores(product[0], query);
-        fetch_mask(j);
         wgmma_wait<0>();
         weigh(j);
         pack_weights();
@@ -318,7 +302,6 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         for (j = next_tile(j); is_own(j); j = next_tile(j)) {
             start_scores(product[0], query);
             start_values<Shape>(rows.out[0], weights, value_tile());
-            fetch_mask(j);
             wgmma_wait<1>();  // the products of tile j are there; the values before are being added
             const bool moves = weigh(j);
             Turn<Shape::stages> next = value_turn;
@@ -371,6 +354,7 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         reinterpret_cast<Int8Task*>(shared + Shape::tasks_at);
     auto* const labels = reinterpret_cast<volatile TileLabel*>(shared + Shape::labels_at);
     if (threadIdx.x == 0) barriers.set(Shape::Warps);
+    start_next_kernel();
     wait_for_last_kernel();
     __syncthreads();  // the barriers are there
     Turn<Shape::stages> key_turn, value_turn;
@@ -424,6 +408,7 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     const Int8Barriers<Shape::stages> barriers{shared_address(shared) + Shape::barriers_at};
     volatile Int8Task& task = *reinterpret_cast<Int8Task*>(shared + Shape::tasks_at);
     auto* const labels = reinterpret_cast<volatile TileLabel*>(shared + Shape::labels_at);
+    wait_for_last_kernel();
     // The two kinds of warps as in the first pass; both go over the same marks.
     const auto each = [&](auto&& work) {
         for_marked<Shape::all_threads>(p.again, blocks, [&](Index block) {

@@ -43,6 +43,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     using Rows = WarpRows<Shape>;
     using Mask = MaskTile<Shape, masking, MaskElement>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
+    start_next_kernel();
     extern __shared__ __align__(1024) unsigned char shared[];
     const std::uint32_t query_tile = shared_address(shared);
     const std::uint32_t key_tiles = query_tile + Shape::query_bytes;
@@ -256,6 +257,7 @@ __device__ inline void replay(const MmaProblem& p, bool natural, Index first_blo
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads)
     replay_kernel(const __grid_constant__ MmaProblem p, bool natural, Index blocks, Index) {
+    wait_for_last_kernel();
     for_marked<Shape::threads>(p.again, blocks,
                                [&](Index block) { replay<Shape>(p, natural, block - blockIdx.x); });
 }

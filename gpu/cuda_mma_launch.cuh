@@ -23,9 +23,9 @@ void launch_shape(MmaProblem p, cudaStream_t stream) {
     launch<mma_kernel<Shape, masking, MaskElement>>(
         blocks, Shape::threads, mma_shared_bytes<Shape, masking, MaskElement>, stream, p);
     if (p.again == nullptr) return;
-    launch<replay_kernel<Shape>>(second_blocks(blocks), Shape::threads,
-                                 Shape::query_bytes + 2 * Shape::tile_bytes, stream, p,
-                                 masking == Masking::additive, blocks);
+    launch_early<replay_kernel<Shape>>(second_blocks(blocks), Shape::threads,
+                                       Shape::query_bytes + 2 * Shape::tile_bytes, stream, p,
+                                       masking == Masking::additive, blocks);
 }
 
 /// \brief Registers decide the shapes: 255 a thread is all there is. At HeadDim = 128, `out` of 32

@@ -15,6 +15,26 @@ struct MaskPlace {
     int rows;                     // of the block that exist
     int tile;                     // of query rows: the block's; bits only
 };
+/// \brief A score becomes -inf unless a bit is set. Tests of constant bits: several fit one
+///        instruction. In PTX, since the compiler makes two of a test of bit 0.
+__device__ inline void hide_unless(float& score, std::uint32_t bits, std::uint32_t bit) {
+    asm("{\n"
+        ".reg .pred hidden;\n"
+        ".reg .b32 tested;\n"
+        "and.b32 tested, %1, %2;\n"
+        "setp.eq.u32 hidden, tested, 0;\n"
+        "selp.f32 %0, 0fFF800000, %0, hidden;\n"
+        "}"
+        : "+f"(score)
+        : "r"(bits), "r"(bit));
+}
+/// \brief Two bytes at an address in shared memory.
+__device__ inline std::uint32_t load_two_bytes(std::uint32_t address) {
+    std::uint32_t bytes;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=r"(bytes) : "r"(address) : "memory");
+    return bytes;
+}
+
 /// \brief The mask tile in shared memory: each warp stages the rows it owns.
 template <class Shape, Masking masking, class Element>
 struct MaskTile {
@@ -237,11 +257,7 @@ struct MaskTile {
         for (int m = 0; m < Shape::MTiles; ++m)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                std::uint32_t bits;
-                asm volatile("ld.shared.u16 %0, [%1];"
-                             : "=r"(bits)
-                             : "r"(own + (m * 16 + half * 8) * row_bytes)
-                             : "memory");
+                std::uint32_t bits = load_two_bytes(own + (m * 16 + half * 8) * row_bytes);
                 if constexpr (Shape::Keys == 32) bits >>= j % 2 * 8;
 #pragma unroll
                 for (int n = 0; n < Shape::Keys / 8; ++n)
@@ -250,20 +266,6 @@ struct MaskTile {
                         hide_unless(score[m][n][2 * half + i], bits, 1u << (2 * n + i));
             }
     }
-    /// \brief Tests of constant bits: several fit one instruction. In PTX, since the compiler makes
-    ///        two of a test of bit 0.
-    static __device__ void hide_unless(float& score, std::uint32_t bits, std::uint32_t bit) {
-        asm("{\n"
-            ".reg .pred hidden;\n"
-            ".reg .b32 tested;\n"
-            "and.b32 tested, %1, %2;\n"
-            "setp.eq.u32 hidden, tested, 0;\n"
-            "selp.f32 %0, 0fFF800000, %0, hidden;\n"
-            "}"
-            : "+f"(score)
-            : "r"(bits), "r"(bit));
-    }
-
     /// \brief Additive masks of 16 bits: `ldmatrix` deals elements out as the C fragment has them.
     template <class Scores, class Scale>
     static __device__ void add_pairs(Scores& score, std::uint32_t own, const Scale& scale) {

@@ -86,7 +86,7 @@ struct MaskPlan {
     Strides mask_stride, class_stride;
 
     MaskPlan() = default;
-    /// \param mapped  `copy_box` is to read a dense mask
+    /// \param mapped  `copy_box` is to read the mask
     MaskPlan(const Problem& p, Pieces& pieces, bool mapped = false) {
         if (p.mask_kind == MaskKind::none) return;
         const TensorView& view = p.mask;
@@ -110,10 +110,12 @@ struct MaskPlan {
             return;
         }
         masking = Masking::bits;
-        const Index words = round_up(p.S, class_tile) / 32;
+        // The copy engine walks in steps of 16 bytes.
+        const Index words = round_up(p.S, mapped ? 2 * class_tile : class_tile) / 32;
         mask_stride = packed_strides(view, p.L, words);
         mask = pieces.take(packed_size(view, p.L, words) * Saturating{4});
-        const Index rows = round_up(p.L, class_tile) / class_tile, row = words / 2;
+        const Index rows = round_up(p.L, class_tile) / class_tile,
+                    row = round_up(p.S, class_tile) / class_tile;
         class_stride = packed_strides(view, rows, row);
         classes = pieces.take(packed_size(view, rows, row));
     }

@@ -52,7 +52,8 @@ CUtensorMap map_rows(const MappedRows& from, int box_rows, CUtensorMapL2promotio
                                count(from.B, from.stride.batch)};
     const cuuint64_t stride[] = {row_bytes, bytes(from.H, from.stride.head),
                                  bytes(from.B, from.stride.batch)};
-    const cuuint32_t box[] = {64, static_cast<cuuint32_t>(box_rows), 1, 1};
+    const cuuint32_t box[] = {static_cast<cuuint32_t>(from.together),
+                              static_cast<cuuint32_t>(box_rows), 1, 1};
     const cuuint32_t step[] = {1, 1, 1, 1};
     CUtensorMap map;
     const CUresult code = encode()(
