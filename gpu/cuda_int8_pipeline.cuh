@@ -29,8 +29,8 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     /// Scores are scaled, the mask is added, then come units of log 2.
     static constexpr bool natural = masking == Masking::additive;
     static constexpr bool dense = natural || masking == Masking::bytes;
-    /// The mask comes tile by tile, as the keys do: planes of 64 keys, or the bits of 128, of which a
-    /// tile of 64 uses the first half.
+    /// The mask comes tile by tile, as the keys do: planes of 64 keys, or the bits of 128, from a
+    /// multiple of 128 on (the copy engine starts at multiples of 16 bytes): a tile of 64 uses half.
     static constexpr int mask_planes = listed ? 1 : dense ? Base::Keys / 64 : 0;
     static constexpr int mask_row_bytes = listed ? 16 : natural ? 128 : 64;
     static constexpr int mask_plane_bytes = Base::rows * mask_row_bytes;
@@ -203,7 +203,7 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const Int8Maps& map
         for (int plane = 0; plane < Shape::mask_planes; ++plane)
             copy_box(memory + Shape::mask_at + stage * Shape::mask_bytes +
                          plane * Shape::mask_plane_bytes,
-                     &maps.mask, static_cast<int>(Shape::listed ? at / 8 : at + plane * 64),
+                     &maps.mask, static_cast<int>(Shape::listed ? at / 128 * 16 : at + plane * 64),
                      static_cast<int>(place.first_row), mask_head, mask_batch,
                      barriers.key_full(stage));
         barrier_wait(barriers.value_empty(stage), turn.parity ^ 1);

@@ -51,11 +51,13 @@ __device__ __forceinline__ void start_values(float (&out)[Columns][4],
 }
 
 /// \brief Hides scores by the bits of a tile's mask, for the two rows of a lane.
-/// \param mask  address in shared memory: (rows, 16) bytes
+/// \param mask  address in shared memory: (rows, 16) bytes, of 128 keys
+/// \param tile  number of the tile of keys
 template <class Shape>
 __device__ inline void hide_by_bits(float (&score)[Shape::Keys / 8][4], std::uint32_t mask,
-                                    int warp) {
+                                    int warp, int tile) {
     const int lane = fresh_lane();
+    if constexpr (Shape::Keys == 64) mask += tile % 2 * 8;
     const std::uint32_t own = mask + (warp * 16 + c_row(lane, 0)) * Shape::mask_row_bytes +
                               lane % 4 * 2;  // see `mask_bit`
 #pragma unroll
@@ -265,8 +267,8 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                                     shared + Shape::mask_at + key_turn.stage * Shape::mask_bytes,
                                     warp, factor[0]);
         if (Shape::listed && mixed)
-            hide_by_bits<Shape>(score[0],
-                                memory + Shape::mask_at + key_turn.stage * Shape::mask_bytes, warp);
+            hide_by_bits<Shape>(
+                score[0], memory + Shape::mask_at + key_turn.stage * Shape::mask_bytes, warp, j);
         release_keys();
         if (j >= first_partial)
             hide_beyond<Shape>(score, problem, warp_row + c_row(fresh, 0),
@@ -354,7 +356,6 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         reinterpret_cast<Int8Task*>(shared + Shape::tasks_at);
     auto* const labels = reinterpret_cast<volatile TileLabel*>(shared + Shape::labels_at);
     if (threadIdx.x == 0) barriers.set(Shape::Warps);
-    start_next_kernel();
     wait_for_last_kernel();
     __syncthreads();  // the barriers are there
     Turn<Shape::stages> key_turn, value_turn;
@@ -372,6 +373,7 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
             copy_int8_tiles<Shape>(p, maps, block, turn.stage, task[turn.stage], labels,
                                    shared_address(shared), barriers, key_turn);
         }
+        start_next_kernel();  // not at the beginning: that was slower
         wait_for_room();
         task[turn.stage].block = -1;
         barrier_arrive(barriers.query_full(turn.stage));

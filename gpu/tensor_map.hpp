@@ -1,6 +1,7 @@
 /// \file
 /// \brief A tensor as the copy engine of sm_90 (TMA) wants it described: `copy_box` (wgmma.cuh)
-///        then copies a box of it to shared memory, swizzled, with zeros for what lies outside.
+///        then copies a box of it to shared memory, swizzled, with zeros for what lies outside. A box begins at
+///        a multiple of 16 bytes of a row.
 ///
 /// \par Source
 /// CUDA driver API 13.0, section 6.34, "Tensor Map Object Management".
