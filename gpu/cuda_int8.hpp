@@ -4,13 +4,13 @@
 /// | file                   | part                                                           |
 /// |------------------------|----------------------------------------------------------------|
 /// | cuda_int8.cu           | the plan: which kernels a problem takes, in which memory       |
-/// | cuda_int8_whole.cuh    | queries and keys become integers: two threads a row            |
+/// | cuda_int8_whole.cuh    | queries and keys become integers: one or two threads a row     |
 /// | cuda_int8_rows.cuh     | the same for rows of any length: a few lanes a row             |
 /// | cuda_int8_seen.cuh     | which keys some query may see                                  |
 /// | cuda_int8_mean.cu      | the pre-pass: the mean of K                                    |
 /// | cuda_int8_round.cu     | the pre-pass: integers of Q and K                              |
 /// | cuda_int8_tile.cuh     | the integer product, and its way back to scores                |
-/// | cuda_int8_kernel.cuh   | the main kernel; compiled by cuda_int8_{f16,bf16,256}*.cu      |
+/// | cuda_int8_kernel.cuh   | the main kernel; compiled by cuda_int8_{64,128,256}.cu         |
 /// | cuda_int8_wgmma.cuh    | the same on sm_90a through `wgmma`, but for float32 masks      |
 /// | cuda_int8_pipeline.cuh | its shared memory, its barriers, the thread that copies        |
 /// | cuda_int8_fused.cu     | small inputs: everything in one kernel                         |

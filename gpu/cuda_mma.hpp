@@ -6,7 +6,8 @@
 /// |--------------------------|--------------------------------------------------------------|
 /// | cuda_mma.cu              | the plan: which kernels a problem takes, in which memory     |
 /// | cuda_mma_tile.cuh        | the steps of one warp: scores, mask, softmax, weighted sum   |
-/// | cuda_mma_kernel.cuh      | the main kernel; compiled by cuda_mma_{f16,bf16,256}*.cu     |
+/// | cuda_mma_mask.cuh        | the mask of a tile of keys                                   |
+/// | cuda_mma_kernel.cuh      | the main kernel; compiled by cuda_mma_{64,128,256}.cu        |
 /// | cuda_mma_split.cu        | short queries: keys split over blocks                        |
 /// | cuda_mma_decode.cu       | the same on sm_90a, where nothing is hidden: the copy engine |
 /// | cuda_mma_merge.cuh       | their partial results merged                                 |
