@@ -51,10 +51,13 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     static constexpr int mask_at = value_at + stages * Base::tile_bytes;
     static constexpr int out_at = mask_at + stages * mask_bytes;
     static constexpr int scale_at = out_at + Base::query_bytes;
-    static constexpr int barriers_at = scale_at + stages * scale_bytes;
+    static constexpr int square_bytes = natural ? 0 : Base::rows * 4;  // no norms then
+    static constexpr int square_at = scale_at + stages * scale_bytes;
+    static constexpr int barriers_at = square_at + 2 * square_bytes;
     static constexpr int tasks_at = barriers_at + 160;
     static constexpr int labels_at = tasks_at + 128;
     static constexpr int shared_bytes = labels_at + 8 * stages + 1024;  // tiles start at 1024 bytes
+    static_assert(shared_bytes <= 227 * 1024, "of a multiprocessor of sm_90");
 };
 
 /// \brief Tensors as the copy engine knows them; the mask if there is one.
@@ -147,11 +150,21 @@ __device__ inline int tiles_up_to(const Problem& p, Index row) {
 struct Int8Task {
     Index block;  ///< -1: there is none
     Index b, h, first_row;
-    Index row;   ///< the first one among all query rows
-    Index keys;  ///< among (B, heads of keys)
+    Index row;      ///< the first one among all query rows
+    Index keys;     ///< among (B, heads of keys)
+    float longest;  ///< the largest square of a norm among the keys, if the pre-pass tells norms
 };
 
-/// \brief Copies what a block of rows needs, tile by tile, as room comes free. The work of one thread.
+/// \brief The largest square of a norm among a head's keys. The work of a whole warp.
+__device__ inline float largest_key_square(const Int8Problem& p, Index head) {
+    const float* of_block = p.keys.square + head * p.keys.blocks;
+    float most = 0;
+    for (Index n = threadIdx.x % 32; n < p.keys.blocks; n += 32) most = fmaxf(most, of_block[n]);
+    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
+}
+
+/// \brief Copies what a block of rows needs, tile by tile, as room comes free. The work of one warp, most
+///        of it of its first thread.
 ///        (A wait for parity ^ 1 does not wait at a stage that was never used.) With a mask of
 ///        bits, tiles that nobody sees are left out, and behind the last one comes an empty one.
 /// \param slot  of the query tile
@@ -167,15 +180,22 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const Int8Maps& map
     const Place<Shape> place(p, block - blockIdx.x);
     const Index row = (place.b * problem.Hq + place.h) * p.queries.rows + place.first_row;
     const Index keys_at = p.keys.place(problem, place.b, place.h);
+    const bool norms = p.queries.square != nullptr;
+    const float longest = norms ? largest_key_square(p, keys_at) : 0;
+    if (threadIdx.x % 32 != 0) return;
     task.block = block, task.b = place.b, task.h = place.h, task.first_row = place.first_row;
-    task.row = row, task.keys = keys_at;
+    task.row = row, task.keys = keys_at, task.longest = longest;
     const std::uint8_t* classes = nullptr;
     if constexpr (Shape::listed)
         classes = p.tile_class + p.class_stride(place.b, place.h, place.first_row / class_tile);
     const Index rows_left = p.queries.rows - place.first_row;
-    copy_bulk(memory + slot * Shape::int8_query_bytes, p.queries.query + row * HD,
-              (rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows) * HD,
-              barriers.query_full(slot));
+    const int rows = rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows;
+    barrier_expect(barriers.query_full(slot), rows * (norms ? HD + 4 : HD));
+    copy_bytes(memory + slot * Shape::int8_query_bytes, p.queries.query + row * HD, rows * HD,
+               barriers.query_full(slot));
+    if (norms)
+        copy_bytes(memory + Shape::square_at + slot * Shape::square_bytes, p.queries.square + row,
+                   rows * 4, barriers.query_full(slot));
     const Index head = keys_at * p.keys.blocks * 64;
     const int value_head =
         p.value_stride.head == 0 ? 0 : static_cast<int>(problem.key_head(place.h));

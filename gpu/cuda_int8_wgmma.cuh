@@ -5,6 +5,7 @@
 ///     shared memory   query tiles  (2, rows, HeadDim)          bytes: one in work, one to come
 ///                     key tiles    (stages, Keys, HeadDim)     bytes, with (stages, Keys) steps
 ///                     value tiles  (stages, planes, Keys, 64)  16 bits; planes of 64 columns
+///                     mask tiles   (stages, planes, rows, 64)  elements, or (stages, rows, 128) bits
 ///                     out tile     (rows, HeadDim)             16 bits
 ///     registers       product      (64, Keys) of a group       int32, then scores, then weights
 ///                     out          (64, HeadDim)               float32
@@ -142,23 +143,13 @@ __device__ inline decltype(auto) score_unit(const float (&factor)[1][2]) {
         return (factor);
 }
 
-/// \brief The largest square of a norm among a head's keys. The work of a whole warp.
-__device__ inline float largest_key_square(const Int8Problem& p, Index head) {
-    const float* of_block = p.keys.square + head * p.keys.blocks;
-    float most = 0;
-#pragma unroll 1  // more at once take registers that the loop over tiles needs
-    for (Index n = fresh_lane(); n < p.keys.blocks; n += 32) most = fmaxf(most, of_block[n]);
-    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
-}
-
 /// \brief What the other warps do: the rows of a block, all tiles of keys, then the results.
-/// \param query_tile  address of the rows
+/// \param slot  of the query tile, the rows
 /// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
 /// \return whether this thread's results are all finite
 template <class Shape, bool second>
 __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const volatile Int8Task& task,
-                                                std::uint32_t query_tile,
-                                                const volatile TileLabel* labels,
+                                                int slot, const volatile TileLabel* labels,
                                                 unsigned char* shared,
                                                 const Int8Barriers<Shape::stages>& barriers,
                                                 Turn<Shape::stages>& key_turn,
@@ -233,8 +224,10 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     unsigned held = 0;      // bit `half`: of the lane's two rows
     bool all_held = false;  // of the warp's rows
     const auto hold = [&] {
-        const float* square = p.queries.square + (row_factor - p.queries.factor);
-        const float longest = largest_key_square(p, task.keys);
+        const float* square =
+            reinterpret_cast<const float*>(shared + Shape::square_at + slot * Shape::square_bytes) +
+            warp * 16 + c_row(fresh_lane(), 0);
+        const float longest = task.longest;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const float room = reach + rows.max[0][half] * factor[0][half];
@@ -292,7 +285,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                     pack<T>(score[0][n][2 * half], score[0][n][2 * half + 1]);
     };
 
-    const Descriptor query = rows_at<HD>(query_tile + group * 64 * HD);
+    const Descriptor query = rows_at<HD>(memory + slot * Shape::int8_query_bytes + group * 64 * HD);
     int j = next_tile(-1);
     if (is_own(j)) {
         start_scores(product[0], query);
@@ -362,8 +355,12 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     Turn<2> turn;  // of query tiles
     if (threadIdx.x >= Shape::consumers) {
         fewer_registers<Shape::copier_registers>();
-        if (threadIdx.x != Shape::consumers) return;
-        const auto take = [&] { return static_cast<Index>(atomicAdd(p.next_block, 1ull)); };
+        if (threadIdx.x >= Shape::consumers + 32) return;
+        const bool first = fresh_lane() == 0;
+        const auto take = [&] {
+            const unsigned long long own = first ? atomicAdd(p.next_block, 1ull) : 0;
+            return static_cast<Index>(__shfl_sync(~0u, own, 0));
+        };
         const auto wait_for_room = [&] {
             barrier_wait(barriers.query_empty(turn.stage), turn.parity ^ 1);
         };
@@ -372,7 +369,9 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
             wait_for_room();
             copy_int8_tiles<Shape>(p, maps, block, turn.stage, task[turn.stage], labels,
                                    shared_address(shared), barriers, key_turn);
+            __syncwarp();
         }
+        if (!first) return;
         start_next_kernel();  // not at the beginning: that was slower
         wait_for_room();
         task[turn.stage].block = -1;
@@ -384,9 +383,8 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         barrier_wait(barriers.query_full(turn.stage), turn.parity);
         const volatile Int8Task& own = task[turn.stage];
         if (own.block < 0) return;
-        const bool finite = attend_integers<Shape, false>(
-            p, own, shared_address(shared) + turn.stage * Shape::int8_query_bytes, labels, shared,
-            barriers, key_turn, value_turn);
+        const bool finite = attend_integers<Shape, false>(p, own, turn.stage, labels, shared,
+                                                          barriers, key_turn, value_turn);
         // Rows for the second pass? The pre-pass has set the marks to 0.
         const int lane = fresh_lane(), row = static_cast<int>(fresh_thread()) / 32 * 16 + lane;
         const bool without =
@@ -425,7 +423,7 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         fewer_registers<Shape::copier_registers>();
         each([&](Index block) {
             Turn<Shape::stages> turn;
-            if (threadIdx.x == Shape::consumers)
+            if (threadIdx.x / 32 == Shape::consumers / 32)
                 copy_int8_tiles<Shape>(p, maps, block, 0, task, labels, shared_address(shared),
                                        barriers, turn);
             __syncwarp();
@@ -436,8 +434,7 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     each([&](Index block) {
         Turn<Shape::stages> turn, value_turn;
         barrier_wait(barriers.query_full(0), 0);
-        attend_integers<Shape, true>(p, task, shared_address(shared), labels, shared, barriers,
-                                     turn, value_turn);
+        attend_integers<Shape, true>(p, task, 0, labels, shared, barriers, turn, value_turn);
         repair_rows<Shape>(p, block - blockIdx.x);
     });
 #endif
