@@ -240,8 +240,8 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     typename Rows::Scores score;
     std::uint32_t weights[KT / 16][4];
     float shrink[2];
-    // The products of tile j become weights, not yet packed; maxima and sums move.
-    const auto weigh = [&](int j) {
+    // The products of tile j become scores; maxima and sums move.
+    const auto prepare_scores = [&](int j) {
         wgmma_use(product[0]);
         // Numbers of the lane anew: what is kept through the loop would be spilled.
         const int fresh = fresh_lane();
@@ -273,9 +273,11 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                 [&](int, int half, float by) { shrink[half] = by; });
             if (bounded && moves) hold();
         }
-        rows.exponentiate(score, unit);
         return moves;
     };
+    // With two groups, a warp's exponentials fill the time in which its values are added. Four groups
+    // fill it for each other, and are faster if they wait first: see docs/steps_cuda.md.
+    constexpr bool waits_first = Shape::Warps > 8;
     const auto pack_weights = [&] {
 #pragma unroll
         for (int n = 0; n < KT / 8; ++n)
@@ -290,7 +292,8 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
     if (is_own(j)) {
         start_scores(product[0], query);
         wgmma_wait<0>();
-        weigh(j);
+        prepare_scores(j);
+        rows.exponentiate(score, unit);
         pack_weights();
         wait_for_values(value_turn);
         //! [wgmma loop]
@@ -298,7 +301,8 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
             start_scores(product[0], query);
             start_values<Shape>(rows.out[0], weights, value_tile());
             wgmma_wait<1>();  // the products of tile j are there; the values before are being added
-            const bool moves = weigh(j);
+            const bool moves = prepare_scores(j);
+            if constexpr (!waits_first) rows.exponentiate(score, unit);
             Turn<Shape::stages> next = value_turn;
             next.next();
             wait_for_values(next);  // a branch, behind which ptxas puts few of the exponentials
@@ -310,6 +314,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                 for (int n = 0; n < HD / 8; ++n)
 #pragma unroll
                     for (int i = 0; i < 4; ++i) rows.out[0][n][i] *= shrink[i / 2];
+            if constexpr (waits_first) rows.exponentiate(score, unit);
             pack_weights();
         }
         //! [wgmma loop]
