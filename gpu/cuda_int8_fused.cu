@@ -374,11 +374,12 @@ __global__ void __launch_bounds__(Shape::all_threads, Shape::HeadDim == 64 ? 2 :
         }
         copy_async_wait<0>();
         __syncthreads();
+        const auto together = [] { barrier_of(1, Shape::all_threads); };
         const auto finite_values = [&](int j) {  // the work of all threads
             make_finite<typename Shape::Element>(
                 shared + Shape::value_at + j % 2 * Shape::tile_bytes, Shape::tile_bytes, thread,
                 Shape::all_threads);
-            __syncthreads();
+            together();
         };
         bool again = floating;
         if (fills) {
@@ -389,7 +390,7 @@ __global__ void __launch_bounds__(Shape::all_threads, Shape::HeadDim == 64 ? 2 :
                     copy_mask(j + 1);
                 }
                 copy_async_wait<0>();
-                __syncthreads();  // tile j + 1 has arrived, tile j's place is free
+                together();  // tile j + 1 has arrived, tile j's place is free
             }
         } else {
             float factor[1][2];
@@ -415,7 +416,7 @@ __global__ void __launch_bounds__(Shape::all_threads, Shape::HeadDim == 64 ? 2 :
                     rows.weigh(score, factor, weights);
                 }
                 rows.add_values(weights, value_lane + j % 2 * Shape::tile_bytes);
-                __syncthreads();  // as above
+                together();  // as above
             }
             rows.finish_sums();
             // The out tile takes the place of queries and values.

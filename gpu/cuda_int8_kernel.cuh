@@ -303,9 +303,8 @@ template <class Shape>
 __global__ void __launch_bounds__(Shape::threads)
     int8_again_kernel(const __grid_constant__ Int8Problem p, bool natural, Index blocks, Index) {
     if constexpr (!left_to_wgmma<Shape>)
-        for_marked<Shape::threads>(p.again, blocks, [&](Index block) {
-            int8_again<Shape>(p, natural, block - blockIdx.x);
-        });
+        for_marked(p.again, blocks,
+                   [&](Index block) { int8_again<Shape>(p, natural, block - blockIdx.x); });
 }
 
 }  // namespace attn::gpu

@@ -416,13 +416,15 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     wait_for_last_kernel();
     // The two kinds of warps as in the first pass; both go over the same marks.
     const auto each = [&](auto&& work) {
-        for_marked<Shape::all_threads>(p.again, blocks, [&](Index block) {
+        const auto together = [] { barrier_of(3, Shape::all_threads); };
+        const auto again = [&](Index block) {
             if (threadIdx.x == 0) barriers.set(Shape::Warps);
-            __syncthreads();  // the barriers are there
+            together();  // the barriers are there
             work(block);
-            __syncthreads();  // they have served
+            together();  // they have served
             if (threadIdx.x == 0) barriers.end();
-        });
+        };
+        for_marked(p.again, blocks, again, together);
     };
     if (threadIdx.x >= Shape::consumers) {
         fewer_registers<Shape::copier_registers>();

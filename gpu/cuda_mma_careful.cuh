@@ -164,20 +164,26 @@ __device__ inline void make_finite(unsigned char* tile, int bytes, int thread, i
 }
 
 /// \brief Calls again(block) for each marked one of `blocks` blocks, in a grid of any size: most
-///        calls mark none, and a grid of empty blocks takes longer than to read their marks.
-template <int threads, class F>
-__device__ inline void for_marked(const std::uint8_t* marks, Index blocks, F&& again) {
+///        calls mark none, and a grid of empty blocks takes longer than to read their marks. Each warp
+///        looks for itself; all find the same.
+/// \param together  a barrier of all threads: the next block has the shared memory to itself
+template <class F, class Barrier>
+__device__ inline void for_marked(const std::uint8_t* marks, Index blocks, F&& again,
+                                  Barrier&& together) {
     const Index share = (blocks + gridDim.x - 1) / gridDim.x, first = blockIdx.x * share;
     const Index end = first + share < blocks ? first + share : blocks;
-    for (Index at = first; at < end; at += threads) {
-        const Index mine = at + threadIdx.x;
-        if (!__syncthreads_or(mine < end && marks[mine] != 0)) continue;
-        for (Index block = at; block < end && block < at + threads; ++block) {
-            if (marks[block] == 0) continue;
-            again(block);
-            __syncthreads();  // the next one has the shared memory to itself
+    for (Index at = first; at < end; at += 32) {
+        const Index mine = at + threadIdx.x % 32;
+        std::uint32_t marked = __ballot_sync(~0u, mine < end && marks[mine] != 0);
+        for (; marked != 0; marked &= marked - 1) {
+            again(at + (__ffs(static_cast<int>(marked)) - 1));
+            together();
         }
     }
+}
+template <class F>
+__device__ inline void for_marked(const std::uint8_t* marks, Index blocks, F&& again) {
+    for_marked(marks, blocks, again, [] { __syncthreads(); });
 }
 
 /// \brief Does row i see, among keys first .. end - 1, a value row with a NaN or an infinity?

@@ -258,8 +258,8 @@ template <class Shape>
 __global__ void __launch_bounds__(Shape::threads)
     replay_kernel(const __grid_constant__ MmaProblem p, bool natural, Index blocks, Index) {
     wait_for_last_kernel();
-    for_marked<Shape::threads>(p.again, blocks,
-                               [&](Index block) { replay<Shape>(p, natural, block - blockIdx.x); });
+    for_marked(p.again, blocks,
+               [&](Index block) { replay<Shape>(p, natural, block - blockIdx.x); });
 }
 
 }  // namespace attn::gpu

@@ -65,6 +65,12 @@ __device__ inline void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
+/// \brief A barrier of `threads` threads with a number of its own (1 .. 15). Warps may come to it at
+///        different places of the program, which `__syncthreads` forbids.
+__device__ inline void barrier_of(int number, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 /// \brief The next kernel in the stream may take free places from now on, if it was queued by
 ///        `launch_early`. In code for sm_90 and later; else it waits for the end.
 __device__ inline void start_next_kernel() {

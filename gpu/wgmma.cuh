@@ -254,10 +254,6 @@ __device__ inline void copy_box(std::uint32_t to, const void* map, int column, i
 __device__ inline void barrier_end(std::uint32_t barrier) {
     asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
-/// \brief A barrier of `threads` threads with a number of its own (1 .. 15).
-__device__ inline void barrier_of(int number, int threads) {
-    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
 
 #endif  // sm_90a
 
