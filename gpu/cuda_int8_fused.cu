@@ -374,31 +374,25 @@ __global__ void __launch_bounds__(Shape::all_threads, Shape::HeadDim == 64 ? 2 :
         }
         copy_async_wait<0>();
         __syncthreads();
-        const auto together = [] { barrier_of(1, Shape::all_threads); };
-        const auto finite_values = [&](int j) {  // the work of all threads
-            make_finite<typename Shape::Element>(
-                shared + Shape::value_at + j % 2 * Shape::tile_bytes, Shape::tile_bytes, thread,
-                Shape::all_threads);
-            together();
-        };
         bool again = floating;
-        if (fills) {
-            for (int j = 0; j < tiles; ++j) {
-                if (second) finite_values(j);
+        float factor[1][2];
+        read_factors(factor, lane_factors<Shape>(shared, fills ? 0 : warp, lane));
+        Rows rows;
+        rows.clear();
+        for (int j = 0; j < tiles; ++j) {
+            if (second) {
+                make_finite<typename Shape::Element>(
+                    shared + Shape::value_at + j % 2 * Shape::tile_bytes, Shape::tile_bytes, thread,
+                    Shape::all_threads);
+                __syncthreads();
+            }
+            if (fills) {
                 if (j + 1 < tiles) {  // their places were last read before the barrier
                     copy_values(j + 1);
                     copy_mask(j + 1);
                 }
                 copy_async_wait<0>();
-                together();  // tile j + 1 has arrived, tile j's place is free
-            }
-        } else {
-            float factor[1][2];
-            read_factors(factor, lane_factors<Shape>(shared, warp, lane));
-            Rows rows;
-            rows.clear();
-            for (int j = 0; j < tiles; ++j) {
-                if (second) finite_values(j);
+            } else {
                 int product[1][KT / 8][4];
                 typename Rows::Scores score;
                 typename Rows::Weights weights;
@@ -416,8 +410,10 @@ __global__ void __launch_bounds__(Shape::all_threads, Shape::HeadDim == 64 ? 2 :
                     rows.weigh(score, factor, weights);
                 }
                 rows.add_values(weights, value_lane + j % 2 * Shape::tile_bytes);
-                together();  // as above
             }
+            __syncthreads();  // tile j + 1 has arrived, tile j's place is free
+        }
+        if (!fills) {
             rows.finish_sums();
             // The out tile takes the place of queries and values.
             const float* shift = reinterpret_cast<const float*>(shared + Shape::shift_at);

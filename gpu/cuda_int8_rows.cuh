@@ -34,15 +34,7 @@ __device__ inline void load_channels(float (&x)[Channels], const void* row, Inde
     for (int i = 0; i < Channels; ++i) x[i] = first + i < count ? to_float(from[i * stride]) : 0.0f;
 }
 
-/// \brief Calls f(T{}) with the element type of `dtype`.
-template <class F>
-__device__ inline void visit_element(DType dtype, F&& f) {
-    if (dtype == DType::float32) return f(float{});
-    if (dtype == DType::float16) return f(float16{});
-    f(bfloat16{});
-}
-
-/// \brief The same for elements of any dtype: nothing but the reading knows it, so that the rest is
+/// \brief `load_channels` for elements of any dtype: nothing but the reading knows it, so that the rest is
 ///        compiled once.
 /// \param row  from the tensor's first element on, in elements
 template <int Channels>

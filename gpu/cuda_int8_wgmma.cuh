@@ -416,7 +416,7 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     wait_for_last_kernel();
     // The two kinds of warps as in the first pass; both go over the same marks.
     const auto each = [&](auto&& work) {
-        const auto together = [] { barrier_of(3, Shape::all_threads); };
+        const auto together = [] { barrier_of(3, Shape::consumers + 32); };
         const auto again = [&](Index block) {
             if (threadIdx.x == 0) barriers.set(Shape::Warps);
             together();  // the barriers are there
@@ -428,11 +428,11 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     };
     if (threadIdx.x >= Shape::consumers) {
         fewer_registers<Shape::copier_registers>();
+        if (threadIdx.x >= Shape::consumers + 32) return;
         each([&](Index block) {
             Turn<Shape::stages> turn;
-            if (threadIdx.x / 32 == Shape::consumers / 32)
-                copy_int8_tiles<Shape>(p, maps, block, 0, task, labels, shared_address(shared),
-                                       barriers, turn);
+            copy_int8_tiles<Shape>(p, maps, block, 0, task, labels, shared_address(shared),
+                                   barriers, turn);
             __syncwarp();
         });
         return;

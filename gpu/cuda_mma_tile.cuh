@@ -58,7 +58,7 @@ struct Place {
         // ones fill the gaps at the end: of as many heads at a time as the L2 cache holds.
         const Index at_once = p.heads_in_turn;
         Index head, turn;
-        if (at_once == 1) {  // the usual case, with two divisions less
+        if (at_once == 1) {  // the usual case, with a division less
             head = block / p.query_tiles;
             turn = block - head * p.query_tiles;
         } else {

@@ -55,20 +55,19 @@ template <class T>
 __device__ inline float mask_value(T x) {
     return to_float(x);
 }
-/// \brief Returns f(Element{}) for the element type of a mask of at most 32 bits: a loop behind the
-///        choice reads many elements at once, one that chooses for each of them does not.
+/// \brief Returns f(T{}) with the element type of `dtype`: a loop behind the choice reads many elements at
+///        once, one that chooses for each of them does not.
+template <class F>
+__device__ inline auto visit_element(DType dtype, F&& f) {
+    if (dtype == DType::float32) return f(float{});
+    if (dtype == DType::float16) return f(float16{});
+    return f(bfloat16{});
+}
+/// \brief The same for masks, of which the boolean ones are bytes.
 template <class F>
 __device__ inline auto visit_mask_element(DType dtype, F&& f) {
-    switch (dtype) {
-        case DType::boolean:
-            return f(std::uint8_t{});
-        case DType::float32:
-            return f(float{});
-        case DType::float16:
-            return f(float16{});
-        default:
-            return f(bfloat16{});
-    }
+    if (dtype == DType::boolean) return f(std::uint8_t{});
+    return visit_element(dtype, f);
 }
 
 /// \brief What masks add to one score.
