@@ -9,11 +9,13 @@
 /// | cuda_int8_seen.cuh     | which keys some query may see                                  |
 /// | cuda_int8_mean.cu      | the pre-pass: the mean of K                                    |
 /// | cuda_int8_round.cu     | the pre-pass: integers of Q and K                              |
+/// | cuda_int8_round.cuh    | how it shares its work, and what it writes beside the integers |
 /// | cuda_int8_tile.cuh     | the integer product, and its way back to scores                |
 /// | cuda_int8_kernel.cuh   | the main kernel; compiled by cuda_int8_{64,128,256}.cu         |
 /// | cuda_int8_wgmma.cuh    | the same on sm_90a through `wgmma`, but for float32 masks      |
 /// | cuda_int8_pipeline.cuh | its shared memory, its barriers, the thread that copies        |
 /// | cuda_int8_fused.cu     | small inputs: everything in one kernel                         |
+/// | cuda_int8_fill.cuh     | its tiles of values and of the mask                            |
 /// | cuda_int8_error.cu     | heads whose error is above the caller's limit                  |
 ///
 /// The softmax, the product with V, masks and stores are those of `cuda_mma`. Rows of integers lie

@@ -5,6 +5,7 @@
 /// | file                     | part                                                         |
 /// |--------------------------|--------------------------------------------------------------|
 /// | cuda_mma.cu              | the plan: which kernels a problem takes, in which memory     |
+/// | cuda_mma_copy.cuh        | tiles on their way to shared memory                          |
 /// | cuda_mma_tile.cuh        | the steps of one warp: scores, mask, softmax, weighted sum   |
 /// | cuda_mma_mask.cuh        | the mask of a tile of keys                                   |
 /// | cuda_mma_kernel.cuh      | the main kernel; compiled by cuda_mma_{64,128,256}.cu        |

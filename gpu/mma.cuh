@@ -192,4 +192,17 @@ __device__ inline float of_row(const float (&x)[MTiles][2], int m, int half) {
     return x[m][half];
 }
 
+/// \brief This lane's number, read anew at each call: what is computed of it need not stay in registers.
+__device__ inline int fresh_lane() {
+    int lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+/// \brief The same for this thread's number.
+__device__ inline unsigned fresh_thread() {
+    unsigned thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+}
+
 }  // namespace attn::gpu
