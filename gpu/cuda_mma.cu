@@ -10,7 +10,7 @@
 /// |-------------------------------------------|---------------------------------------------|
 /// | float16, bfloat16                         | main kernel                                 |
 /// | ... (Hq / H) L <= 64 packed rows, S >= 512 | split kernel and merge                     |
-/// | ... nothing hidden, 64 < E <= 128, sm_90a  | the same, fed by the copy engine           |
+/// | ... nothing hidden, E <= 128, sm_90a       | the same, fed by the copy engine           |
 /// | float32                                   | three bfloat16 parts, six products          |
 /// | ... up to 128 columns on sm_90a           | the same through `wgmma`                    |
 ///
@@ -85,9 +85,7 @@ std::size_t workspace_bytes(const Problem& p) { return Plan(p).pieces.bytes(); }
 /// \param heads  see `MmaProblem::heads`
 void run_some_heads(const Problem& p, const std::uint8_t* heads) {
     const Plan plan(p);
-    const gpu::Workspace workspace(p, plan.pieces.bytes());
     const cudaStream_t stream = gpu::stream_of(p);
-    const auto at = [&](const Piece& piece) { return workspace.data() + piece.at; };
 
     MmaProblem mma;
     mma.problem = p;
@@ -95,11 +93,22 @@ void run_some_heads(const Problem& p, const std::uint8_t* heads) {
     mma.query_columns = static_cast<int>(plan.query_columns);
     mma.value_columns = static_cast<int>(plan.value_columns);
     gpu::set_scale(mma);
+    const auto as_it_is = [](const TensorView& view, const std::uint16_t*& data, Strides& stride) {
+        data = static_cast<const std::uint16_t*>(view.data);
+        stride = gpu::strides_of(view);
+    };
+    as_it_is(p.query, mma.query, mma.query_stride);
+    as_it_is(p.key, mma.key, mma.key_stride);
+    as_it_is(p.value, mma.value, mma.value_stride);
+    if (plan.split) gpu::set_split(mma);
+
+    const bool only_partial = plan.split && plan.partial.at == 0;
+    const gpu::Workspace workspace(
+        p, only_partial && !gpu::split_has_partial(mma) ? 0 : plan.pieces.bytes());
+    const auto at = [&](const Piece& piece) { return workspace.data() + piece.at; };
     const bool tiled = plan.float32 && gpu::tiled_float32(p);
     const auto rows = [&](const TensorView& view, const Piece& piece, Index columns,
                           const std::uint16_t*& data, Strides& stride) {
-        data = static_cast<const std::uint16_t*>(view.data);
-        stride = gpu::strides_of(view);
         if (!piece.used()) return;
         auto* to = reinterpret_cast<std::uint16_t*>(at(piece));
         data = to;

@@ -104,10 +104,14 @@ void launch_mma(const MmaProblem& p, Masking masking, cudaStream_t stream);
 /// \brief Any kernel of the family, for `probe`.
 const void* some_mma_kernel();
 
+/// \brief Sets `query_tiles` and `splits`.
+void set_split(MmaProblem& p);
+/// \brief Do partial results lie in the workspace?
+bool split_has_partial(const MmaProblem& p);
 /// \brief Queues the split kernel and the merge.
-/// \param partial  `split_partial_size` floats
+/// \param partial  `split_partial_size` floats, if `split_has_partial`
 template <class T>
-void launch_split(MmaProblem p, float* partial, cudaStream_t stream);
+void launch_split(const MmaProblem& p, float* partial, cudaStream_t stream);
 /// \brief Parts that the keys are split into: depends on S alone.
 int split_count(const Problem& p);
 std::size_t split_partial_size(const Problem& p);

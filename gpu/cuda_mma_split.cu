@@ -38,7 +38,7 @@ struct SplitShape : MmaShape<T, HeadDim, 1, 1, step_keys, (HeadDim < 256)> {
     static constexpr int stage_bytes = 2 * Base::tile_bytes;
     static constexpr int warp_bytes = stages * stage_bytes;
     static constexpr int results_at = Base::query_bytes + warps * warp_bytes;
-    static constexpr int shared_bytes = results_at + warps * merge_rows * HeadDim * 4;
+    static constexpr int shared_bytes = results_at + warps * merge_rows * results_row(HeadDim) * 4;
 };
 
 /// \param run     parts of the keys of a block
@@ -128,7 +128,8 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, int 
         return MaskRow(problem, b, row.exists ? row.h : 0, row.i);
     };
     const float unit = masked ? Rows::log2_e : p.unit;
-    float* results = reinterpret_cast<float*>(shared + Shape::results_at);  // (warps, 4, HD)
+    float* results =
+        reinterpret_cast<float*>(shared + Shape::results_at);  // (warps, 4, results_row)
     __shared__ RowState<float> state[warps][tile_rows];
     const Index packed_left =
         problem.Hq / problem.H * problem.L - static_cast<Index>(tile) * tile_rows;
@@ -199,8 +200,9 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, int 
                     second && meets_infinite<T>(problem, b, packed.h, packed.i, from,
                                                 from + split_keys < end ? from + split_keys : end);
                 if (lane == 0) {
-                    to[problem.Ev] = whole.max;
-                    to[problem.Ev + 1] = spoilt ? CUDART_NAN_F : whole.sum;
+                    float* const state = to + state_at(problem.Ev);
+                    state[0] = whole.max;
+                    state[1] = spoilt ? CUDART_NAN_F : whole.sum;
                 }
                 return to;
             });
@@ -260,15 +262,20 @@ int split_count(const Problem& p) {
 
 std::size_t split_partial_size(const Problem& p) {
     return (counted(p.B) * counted(p.Hq) * counted(p.L) * counted(split_count(p)) *
-            counted(p.Ev + 2))
+            counted(part_floats(p.Ev)))
         .count;
 }
 
-template <class T>
-void launch_split(MmaProblem p, float* partial, cudaStream_t stream) {
+void set_split(MmaProblem& p) {
     const Index rows = p.problem.Hq / p.problem.H * p.problem.L;
     p.query_tiles = static_cast<int>((rows + tile_rows - 1) / tile_rows);
     p.splits = split_count(p.problem);
+}
+
+bool split_has_partial(const MmaProblem& p) { return !can_decode(p) || !merges_itself(p); }
+
+template <class T>
+void launch_split(const MmaProblem& p, float* partial, cudaStream_t stream) {
     if (can_decode(p)) return launch_decode<T>(p, partial, stream);
     const Index widest = p.problem.E > p.problem.Ev ? p.problem.E : p.problem.Ev;
     if (widest <= 64) return launch_both<T, 64>(p, partial, stream);
@@ -280,8 +287,8 @@ void launch_merge(const MmaProblem& p, const float* partial, cudaStream_t stream
     launch_early<merge_kernel<T>>(p.problem.B * p.problem.Hq * p.problem.L, merge_threads, 0,
                                   stream, p, partial);
 }
-template void launch_split<float16>(MmaProblem, float*, cudaStream_t);
-template void launch_split<bfloat16>(MmaProblem, float*, cudaStream_t);
+template void launch_split<float16>(const MmaProblem&, float*, cudaStream_t);
+template void launch_split<bfloat16>(const MmaProblem&, float*, cudaStream_t);
 template void launch_merge<float16>(const MmaProblem&, const float*, cudaStream_t);
 template void launch_merge<bfloat16>(const MmaProblem&, const float*, cudaStream_t);
 

@@ -228,6 +228,11 @@ __device__ inline void copy_bulk(std::uint32_t to, const void* from, int bytes,
     barrier_expect(barrier, bytes);
     copy_bytes(to, from, bytes, barrier);
 }
+/// \brief Fetches the map of a tensor before its first use.
+/// \param map  a CUtensorMap among the kernel's parameters
+__device__ inline void prefetch_map(const void* map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 /// \brief Starts the copy of a box of a tensor (TMA), from element (column, row, head, batch) on;
 ///        what lies outside the tensor becomes 0. Counted like `copy_bytes`.
 /// \param map   a CUtensorMap among the kernel's parameters

@@ -63,6 +63,7 @@ def cases(quick):
     yield case("decode", 1, 32, 8, 1, 8192, 128)
     yield case("decode", 16, 32, 8, 1, 8192, 128)
     yield case("decode", 1, 32, 8, 1, 131072, 128)
+    yield case("decode", 16, 32, 8, 1, 8192, 64)
     yield case("small", 4, 8, 8, 128, 128, 128, tiers=("cuda_mma", "cuda_fused", "cuda_simple"))
     yield case("small", 4, 8, 8, 64, 64, 64, tiers=("cuda_mma", "cuda_fused", "cuda_simple"))
     yield case("small", 4, 8, 8, 128, 128, 128, F32, tiers=("cuda_mma", "cuda_fused", "cuda_simple"))

@@ -401,6 +401,30 @@ TEST_CASE("sanitizer: thirty-six shapes") {
     expect_right_shapes(shapes);
 }
 
+// How many parts of the keys a block has depends on the batch, and with it the kernel, the teams of a
+// block and who merges. The bits do not.
+TEST_CASE("short queries have the same bits in any batch") {
+    for (const Tier* tier : gpu_tiers())
+        for (Index E : {64, 128}) {
+            SUBCASE((std::string(tier->name) + " E=" + std::to_string(E)).c_str()) {
+                const Qkv x = generate("gauss", {33, 16, 8, 2, 1000, E, E}, 7, DType::bfloat16);
+                const auto first = [](auto view, Index batches) {
+                    return slice(view, 0, 0, batches);
+                };
+                const Output all = attn::testing::run(*tier, x.query, x.key, x.value);
+                for (Index B : {1, 18, 20}) {
+                    CAPTURE(B);
+                    expect_same_bits(
+                        *tier,
+                        attn::testing::run(*tier, first(x.query.view(), B), first(x.key.view(), B),
+                                           first(x.value.view(), B)),
+                        {{Tensor(), first(all.out.view, B)},
+                         {Tensor(), first(all.logsumexp.view, B)}});
+                }
+            }
+        }
+}
+
 // Masks of their own for each head, whose rows the copy engine can walk.
 TEST_CASE("sanitizer: dense masks") {
     const DType f16 = DType::float16, bf16 = DType::bfloat16;
@@ -414,7 +438,8 @@ TEST_CASE("sanitizer: dense masks") {
 }
 
 // Where the copy engine feeds short queries: parts merged by a second kernel; two tiles of query
-// rows; parts merged by the block that computed them, two and one of a head.
+// rows; parts merged by the block that computed them, two and one of a head; two heads of a block,
+// and tiles of a head; two teams whose results a second kernel merges.
 TEST_CASE("sanitizer: short queries") {
     const DType f16 = DType::float16, bf16 = DType::bfloat16;
     //                B   Hq  H  L  S    E    Ev
@@ -422,6 +447,9 @@ TEST_CASE("sanitizer: short queries") {
                             {{1, 34, 2, 1, 600, 128, 96}, f16, MaskKind::none, Causal::none},
                             {{27, 4, 4, 1, 530, 128, 128}, bf16, MaskKind::none, Causal::none},
                             {{2, 4, 2, 3, 512, 128, 40}, f16, MaskKind::none, Causal::none},
-                            {{1, 4, 2, 1, 700, 72, 128}, f16, MaskKind::none, Causal::lower_right}};
+                            {{1, 4, 2, 1, 700, 72, 128}, f16, MaskKind::none, Causal::lower_right},
+                            {{33, 16, 8, 2, 520, 64, 48}, bf16, MaskKind::none, Causal::none},
+                            {{44, 34, 1, 1, 600, 40, 64}, f16, MaskKind::none, Causal::none},
+                            {{1, 60, 60, 1, 1900, 64, 64}, bf16, MaskKind::none, Causal::none}};
     expect_right_shapes(shapes);
 }
