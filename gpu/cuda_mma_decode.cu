@@ -276,7 +276,7 @@ __device__ void attend_parts(const MmaProblem& p, const DecodeWork& work, unsign
             to = work.partial + row * row_size + (turn.split + team) * part_size;
         }
         merge_warps<warps, Shape::HeadDim>(
-            rows, results, state, rows_here, p.unit, problem.Ev,
+            rows, results, state, rows_here, p.unit, state_at(problem.Ev),
             [&] { barrier_of(1 + team, team_threads); },
             [&](int row, const RowState<float>& whole) {
                 float* const own = to + row * row_size;

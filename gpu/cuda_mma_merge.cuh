@@ -19,7 +19,7 @@ struct alignas(4 * N) Floats {
 };
 
 /// \brief Where the maximum and the sum of a partial result are: behind its columns.
-__device__ inline int state_at(Index Ev) { return static_cast<int>(part_floats(Ev)) - 4; }
+__device__ inline int state_at(Index Ev) { return (static_cast<int>(Ev) + 3) / 4 * 4; }
 /// \brief Where a row's partial results are: (B, Hq, L, splits) of `part_floats`.
 __device__ inline Index partial_at(const MmaProblem& p, Index b, Index h, Index i, int split) {
     return (((b * p.problem.Hq + h) * p.problem.L + i) * p.splits + split) *
@@ -65,12 +65,13 @@ constexpr int results_row(int head_dim) { return head_dim + 8; }
 ///        normalised, some rows at a time through shared memory, row r by warp r % warps.
 /// \param results  (warps, warps, results_row(HD)): of warp, row
 /// \param state    (warps, 16): of warp, row
+/// \param columns  of a row that are kept: `state_at`
 /// \param barrier  of these warps
 /// \param keep(row, whole)  where the row's columns go; `whole` is its maximum and sum
 template <int warps, int HD, class Rows, class Barrier, class Keep>
 __device__ __forceinline__ void merge_warps(const Rows& rows, float* results,
                                             RowState<float> (*state)[16], int rows_here, float unit,
-                                            Index Ev, Barrier&& barrier, Keep&& keep) {
+                                            int columns, Barrier&& barrier, Keep&& keep) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % warps;
 #pragma unroll
     for (int half = 0; half < 2; ++half)
@@ -94,10 +95,10 @@ __device__ __forceinline__ void merge_warps(const Rows& rows, float* results,
         if (row < rows_here) {
             float share;
             const RowState<float> whole = merge_lanes<warps>(state[lane % warps][row], unit, share);
-            float* const to = keep(row, whole);
             float part[warps];
 #pragma unroll
             for (int w = 0; w < warps; ++w) part[w] = __shfl_sync(~0u, share, w);
+            float* const to = keep(row, whole);
             constexpr int N = HD < 128 ? HD / 32 : 4;  // columns of a lane at a time
 #pragma unroll
             for (int e = lane * N; e < HD; e += 32 * N) {
@@ -109,7 +110,7 @@ __device__ __forceinline__ void merge_warps(const Rows& rows, float* results,
 #pragma unroll
                     for (int i = 0; i < N; ++i) sum.x[i] = fmaf(part[w], own.x[i], sum.x[i]);
                 }
-                if (e < state_at(Ev)) *reinterpret_cast<Floats<N>*>(to + e) = sum;
+                if (e < columns) *reinterpret_cast<Floats<N>*>(to + e) = sum;
             }
         }
         barrier();  // they have been read

@@ -118,13 +118,15 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, int 
                                {problem, hk, tile * tile_rows + lane / 4 + 8}};
     const MaskRow masks[2] = {{problem, b, mine[0].exists ? mine[0].h : 0, mine[0].i},
                               {problem, b, mine[1].exists ? mine[1].h : 0, mine[1].i}};
-    // At 256 columns there are no registers to keep them: found anew for each step.
+    // At 256 columns there are no registers to keep them: found anew for each step. Without a mask the
+    // last steps alone ask.
+    constexpr bool kept = masked && HD < 256;
     const auto row_of = [&](int half) {
-        if constexpr (HD < 256) return mine[half];
+        if constexpr (kept) return mine[half];
         return PackedRow(problem, hk, tile * tile_rows + fresh_lane() / 4 + 8 * half);
     };
     const auto masks_of = [&](int half, const PackedRow& row) {
-        if constexpr (HD < 256) return masks[half];
+        if constexpr (kept) return masks[half];
         return MaskRow(problem, b, row.exists ? row.h : 0, row.i);
     };
     const float unit = masked ? Rows::log2_e : p.unit;
@@ -189,7 +191,7 @@ __device__ __forceinline__ bool attend(const MmaProblem& p, float* partial, int 
 #pragma unroll
             for (int i = 0; i < 4; ++i) check += 0 * rows.out[0][n][i];
         merge_warps<warps, HD>(
-            rows, results, state, rows_here, unit, problem.Ev, [] { __syncthreads(); },
+            rows, results, state, rows_here, unit, state_at(problem.Ev), [] { __syncthreads(); },
             [&](int row, const RowState<float>& whole) {
                 const PackedRow packed(problem, hk, tile * tile_rows + row);
                 float* to = partial + partial_at(p, b, packed.h, packed.i, first_split + split);
