@@ -17,7 +17,11 @@ import tables_gpu
 class Measurements:
     def do_anchors(self):
         """What others' kernels take at the seed's shapes, from the record that holds them."""
-        return tables.anchors(self.words, self.root / "docs/measured")
+        return tables.anchors(self.words, self.root / "docs/measured", "anchors_h200")
+
+    def do_anchors_beside(self):
+        """The same beside this library, in one process."""
+        return tables.anchors(self.words, self.root / "docs/measured", "anchors_beside_h200")
 
     def do_int8_accuracy(self, name):
         if self.tier(name)["device"] == "gpu":

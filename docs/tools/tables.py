@@ -259,8 +259,8 @@ def versus(words, rivals, cases=None):
     return "\n".join(parts) or words["not_measured"].format(what="PyTorch")
 
 
-def anchors(words, folder):
-    path = folder / "anchors_h200.json"
+def anchors(words, folder, name):
+    path = folder / f"{name}.json"
     if not path.exists():
         return words["not_measured"].format(what="sageattn, PyTorch")
     record = json.loads(path.read_text())
