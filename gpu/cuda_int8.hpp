@@ -76,7 +76,7 @@ struct Int8Problem : MmaProblem {
     bool wide_query = false, wide_key = false, wide_value = false;  ///< 16 bytes at a time
     /// (B, Hq, query tiles) set: for the second pass. The pre-pass makes them 0, and this:
     std::uint8_t* again = nullptr;
-    unsigned long long* next_block = nullptr;  ///< of rows that nobody has taken yet
+    unsigned long long* next_block = nullptr;  ///< of rows, behind the grid's first
     bool wgmma = false;                        ///< by the kernel of cuda_int8_wgmma.cuh
 
     MappedRows values() const {

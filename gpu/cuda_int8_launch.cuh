@@ -40,8 +40,10 @@ void launch_int8_wgmma(Int8Problem p, cudaStream_t stream) {
     const Index places = multiprocessors();
     launch_early<int8_wgmma_kernel<Shape>>(blocks < places ? blocks : places, Shape::all_threads,
                                            Shape::shared_bytes, stream, p, maps, blocks);
-    launch_early<int8_wgmma_again_kernel<Shape>>(second_blocks(blocks), Shape::all_threads,
-                                                 Shape::shared_bytes, stream, p, maps, blocks);
+    using Again = Int8WgmmaShape<T, HeadDim, Masking::none>;  // one for all masks
+    launch_early<int8_wgmma_again_kernel<Again>>(blocks < places ? blocks : places,
+                                                 Again::all_threads, Again::shared_bytes, stream, p,
+                                                 maps, blocks);
 }
 
 template <class T, int HeadDim>

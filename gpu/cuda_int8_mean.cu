@@ -8,14 +8,16 @@
 namespace attn::gpu {
 namespace {
 
-/// One block per head, one warp per block of keys that counts. With few registers: the next kernel
-/// begins beside it.
+/// Blocks of a multiprocessor: few registers, since the next kernel begins beside them.
+constexpr int blocks_at_once(int head_dim) { return head_dim == 64 ? 4 : head_dim == 128 ? 3 : 2; }
+
+/// One block per head, one warp per block of keys that counts.
+/// \param beside  the next kernel may begin at once: with more heads than have a place. Else it begins
+///                when the first keys have been read, or it would slow these down and gain nothing
 template <int HeadDim>
-__global__ void __launch_bounds__(32 * smoothing_samples, HeadDim == 64    ? 4
-                                                          : HeadDim == 128 ? 3
-                                                                           : 2)
-    mean_kernel(const __grid_constant__ Int8Problem p, bool bits, Index first_block) {
-    start_next_kernel();
+__global__ void __launch_bounds__(32 * smoothing_samples, blocks_at_once(HeadDim))
+    mean_kernel(const __grid_constant__ Int8Problem p, bool bits, bool beside, Index first_block) {
+    if (beside) start_next_kernel();
     __shared__ float sums[smoothing_samples * HeadDim];
     __shared__ KeyBlock found[smoothing_samples];
     const Index n = first_block + blockIdx.x;
@@ -34,6 +36,7 @@ __global__ void __launch_bounds__(32 * smoothing_samples, HeadDim == 64    ? 4
             if (threadIdx.x % 32 == 0) found[warp] = of_block;
         });
     }
+    start_next_kernel();
     __syncthreads();
     for (int e = threadIdx.x; e < HeadDim; e += blockDim.x)
         p.keys.mean[n * HeadDim + e] = mean_of(sums + e, HeadDim, found, samples);
@@ -42,8 +45,10 @@ __global__ void __launch_bounds__(32 * smoothing_samples, HeadDim == 64    ? 4
 
 template <int HeadDim>
 void launch_head_dim(const Int8Problem& p, bool bits, cudaStream_t stream) {
-    launch<mean_kernel<HeadDim>>(p.problem.B * p.keys.heads, 32 * smoothing_samples, 0, stream, p,
-                                 bits);
+    const Index heads = p.problem.B * p.keys.heads;
+    prefer_shared_memory<mean_kernel<HeadDim>>();  // so does the next kernel
+    launch<mean_kernel<HeadDim>>(heads, 32 * smoothing_samples, 0, stream, p, bits,
+                                 heads > blocks_at_once(HeadDim) * multiprocessors());
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
 /// \file
 /// \brief How tiles come to the kernel of cuda_int8_wgmma.cuh: its places in shared memory, its
-///        barriers, and the thread that copies.
+///        barriers, and the two warps that copy.
 ///
 /// Every tile has two barriers: *full* ends when its bytes have arrived, *empty* when the last warp
-/// has read it. The copying thread runs ahead of the others by as many tiles as there are stages,
-/// also from one block of rows to the next.
+/// has read it. One warp copies tiles of keys and values, and runs ahead of those that compute by as
+/// many tiles as there are stages, also from one block of rows to the next. Another one finds the
+/// next block of rows and copies its queries, ahead by one block.
 #pragma once
 
 #include "cuda_int8_kernel.cuh"
@@ -35,11 +36,15 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     static constexpr int mask_row_bytes = listed ? 16 : natural ? 128 : 64;
     static constexpr int mask_plane_bytes = Base::rows * mask_row_bytes;
     static constexpr int mask_bytes = mask_planes * mask_plane_bytes;
-    // Of a thread: all get as many at the start, then they are dealt out anew.
-    static constexpr int consumer_registers = HeadDim == 64 ? 112 : 232;
-    static constexpr int copier_registers = HeadDim == 64 ? 32 : 40;
+    // Of a thread: all get as many at the start, then they are dealt out anew. A block never has more
+    // than it had at its start.
     static constexpr int consumers = Base::threads;
-    static constexpr int all_threads = consumers + 128;  // four warps more, of which one copies
+    static constexpr int all_threads = consumers + 128;  // four warps more, of which two copy
+    static constexpr int consumer_registers = HeadDim == 64 ? 112 : 224;
+    static constexpr int copier_registers = HeadDim == 64 ? 32 : 56;
+    static_assert(consumers * consumer_registers + 128 * copier_registers <=
+                      all_threads * (65536 / all_threads / 8 * 8),
+                  "else it waits for them for ever");
     // A tile is on its way for longer than the one before it takes.
     static constexpr int stages = HeadDim == 64 ? (natural ? 3 : 4) : (dense ? 2 : 3);
     static constexpr int planes = HeadDim / 64, plane_bytes = Base::Keys * 128;
@@ -54,9 +59,9 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     static constexpr int square_bytes = natural ? 0 : Base::rows * 4;  // no norms then
     static constexpr int square_at = scale_at + stages * scale_bytes;
     static constexpr int barriers_at = square_at + 2 * square_bytes;
-    static constexpr int tasks_at = barriers_at + 160;
-    static constexpr int labels_at = tasks_at + 128;
-    static constexpr int shared_bytes = labels_at + 8 * stages + 1024;  // tiles start at 1024 bytes
+    static constexpr int tasks_at = barriers_at + (8 * (4 * stages + 6) + 63) / 64 * 64;
+    static constexpr int labels_at = tasks_at + 256;
+    static constexpr int shared_bytes = labels_at + 4 * stages + 1024;  // tiles start at 1024 bytes
     static_assert(shared_bytes <= 227 * 1024, "of a multiprocessor of sm_90");
 };
 
@@ -71,7 +76,7 @@ struct Int8Maps {
 template <int stages>
 struct Int8Barriers {
     std::uint32_t base;
-    static constexpr int count = 4 * stages + 4;
+    static constexpr int count = 4 * stages + 6;
     __device__ std::uint32_t key_full(int stage) const { return base + 8 * stage; }
     __device__ std::uint32_t key_empty(int stage) const { return base + 8 * (stages + stage); }
     __device__ std::uint32_t value_full(int stage) const { return base + 8 * (2 * stages + stage); }
@@ -82,7 +87,10 @@ struct Int8Barriers {
     __device__ std::uint32_t query_empty(int slot) const {
         return base + 8 * (4 * stages + 2 + slot);
     }
-    static constexpr int bytes = 8 * count;
+    /// A task has been written: before its rows have come.
+    __device__ std::uint32_t task_full(int slot) const {
+        return base + 8 * (4 * stages + 4 + slot);
+    }
 
     /// \param warps  that empty a stage: one lane of each arrives where only `wgmma` has read, all
     ///        lanes where each has read for itself
@@ -95,7 +103,8 @@ struct Int8Barriers {
         }
         for (int slot = 0; slot < 2; ++slot) {
             barrier_set(query_full(slot), 1);
-            barrier_set(query_empty(slot), 32 * warps);
+            barrier_set(query_empty(slot), 32 * warps + 1);  // one: the warp that copies tiles
+            barrier_set(task_full(slot), 1);
         }
         fence_shared_for_wgmma();
     }
@@ -113,46 +122,62 @@ struct Turn {
     }
 };
 
-/// \brief What a stage holds, where a mask decides which tiles are visited.
-struct TileLabel {
-    int tile;        ///< its number; -1: there is none, the block of rows ends
-    unsigned mixed;  ///< bit g: the mask hides some of it from group g
-};
-/// \brief The label of tile j for a block's rows: tile -1 if the mask hides all of it.
-/// \param classes  of the block's first rows
-template <class Shape>
-__device__ inline TileLabel label_of(const Int8Problem& p, const std::uint8_t* classes,
-                                     Index rows_left, int j) {
-    constexpr int columns = Shape::Keys / class_tile, groups = Shape::rows / 64;
-    static_assert(class_tile == 64, "a group's rows are one row of classes");
-    unsigned seen = 0, mixed = 0;
-#pragma unroll
-    for (int g = 0; g < groups; ++g)
-#pragma unroll
-        for (int c = 0; c < columns; ++c) {
-            const Index column = static_cast<Index>(j) * columns + c;
-            if (g * 64 >= rows_left || column >= p.keys.blocks) continue;
-            const unsigned bits = classes[g * p.class_stride.row + column];
-            seen |= bits & some_visible;
-            if ((bits & some_hidden) != 0) mixed |= 1u << g;
-        }
-    return {seen != 0 ? j : -1, mixed};
-}
-
 /// \brief Tiles of keys up to the last key that rows .. row may see.
 template <class Shape>
 __device__ inline int tiles_up_to(const Problem& p, Index row) {
     return static_cast<int>((p.visible(row < p.L ? row : p.L - 1) + Shape::Keys - 1) / Shape::Keys);
 }
 
-/// \brief A block of rows. The copying thread finds it and leaves it in shared memory: the others
+/// \brief What a stage holds, where a mask decides which tiles are visited: a word of its number, of a
+///        bit for each group of warps that sees some of it, and of one for each from which the mask
+///        hides some. 0: nothing, the block of rows ends.
+struct TileLabel {
+    std::uint32_t word;  ///< bits 0-3: mixed; 4-7: seen; 8-31: the number
+    static __device__ TileLabel of(int tile, unsigned seen, unsigned mixed) {
+        return {static_cast<unsigned>(tile) << 8 | seen << 4 | mixed};
+    }
+    __device__ int tile() const { return static_cast<int>(word >> 8); }
+    __device__ bool seen(int group) const { return (word >> (4 + group) & 1) != 0; }
+    __device__ bool seen_by_some() const { return (word & 0xf0) != 0; }
+    __device__ bool mixed(int group) const { return (word >> group & 1) != 0; }
+};
+/// \brief The label of tile j for a block's rows.
+/// \param classes  of the block's first rows
+template <class Shape>
+__device__ inline TileLabel label_of(const Int8Problem& p, const std::uint8_t* classes,
+                                     Index first_row, int j) {
+    constexpr int columns = Shape::Keys / class_tile, groups = Shape::rows / 64;
+    static_assert(groups <= 4, "bits of a label");
+    static_assert(class_tile == 64, "a group's rows are one row of classes");
+    unsigned seen = 0, mixed = 0;
+#pragma unroll
+    for (int g = 0; g < groups; ++g) {
+        const Index row = first_row + g * 64;
+        unsigned bits = 0;
+#pragma unroll
+        for (int c = 0; c < columns; ++c) {
+            const Index column = static_cast<Index>(j) * columns + c;
+            if (row < p.problem.L && column < p.keys.blocks)
+                bits |= classes[g * p.class_stride.row + column];
+        }
+        if ((bits & some_visible) != 0 && j < tiles_up_to<Shape>(p.problem, row + 63))
+            seen |= 1u << g;
+        if ((bits & some_hidden) != 0) mixed |= 1u << g;
+    }
+    return TileLabel::of(j, seen, mixed);
+}
+
+/// \brief A block of rows. The warp that copies rows finds it and leaves it in shared memory: the others
 ///        have no registers for it, nor time for divisions.
 struct Int8Task {
     Index block;  ///< -1: there is none
     Index b, h, first_row;
     Index row;      ///< the first one among all query rows
-    Index keys;     ///< among (B, heads of keys)
+    Index keys;     ///< the head of keys, among (B, heads of keys)
     float longest;  ///< the largest square of a norm among the keys, if the pre-pass tells norms
+    int tiles;      ///< of keys that some row may see
+    int group_tiles[4];  ///< that some row of each group may see
+    int group_whole[4];  ///< before them each row of the group may see all keys
 };
 
 /// \brief The largest square of a norm among a head's keys. The work of a whole warp.
@@ -163,85 +188,132 @@ __device__ inline float largest_key_square(const Int8Problem& p, Index head) {
     return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
 }
 
-/// \brief Copies what a block of rows needs, tile by tile, as room comes free. The work of one warp, most
-///        of it of its first thread.
+/// \brief Finds a block of rows, starts the copy of its queries, and marks it for the second pass if it
+///        meets numbers without integers. The work of one warp.
+/// \param slot  of the query tile, which is free
+template <class Shape>
+__device__ inline void copy_int8_rows(const Int8Problem& p, Index block, int slot,
+                                      volatile Int8Task& task, std::uint32_t memory,
+                                      const Int8Barriers<Shape::stages>& barriers) {
+    constexpr int HD = Shape::HeadDim;
+    const Problem& problem = p.problem;
+    const Place<Shape> place(p, block - blockIdx.x);
+    const Index row = (place.b * problem.Hq + place.h) * p.queries.rows + place.first_row;
+    const Index keys = p.keys.place(problem, place.b, place.h);
+    const Index rows_left = p.queries.rows - place.first_row;
+    const int rows = rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows;
+    // Numbers without integers: of keys that some row sees, of these rows (eight a lane).
+    const int own_row = static_cast<int>(threadIdx.x % 32) * 8;
+    const std::uint8_t floating = p.keys.floating[keys];
+    const uint2 without = own_row < rows
+                              ? *reinterpret_cast<const uint2*>(p.queries.without + row + own_row)
+                              : uint2{0, 0};
+    const bool norms = p.queries.square != nullptr;
+    const float longest = norms ? largest_key_square(p, keys) : 0;
+    const bool first = fresh_lane() == 0;
+    if (first) {
+        task.block = block, task.b = place.b, task.h = place.h, task.first_row = place.first_row;
+        task.row = row, task.keys = keys, task.longest = longest;
+        task.tiles = tiles_up_to<Shape>(problem, place.first_row + Shape::rows - 1);
+#pragma unroll
+        for (int g = 0; g < Shape::rows / 64; ++g) {
+            const Index group_row = place.first_row + g * 64;
+            task.group_tiles[g] =
+                group_row < problem.L ? tiles_up_to<Shape>(problem, group_row + 63) : 0;
+            task.group_whole[g] = static_cast<int>(problem.visible(group_row) / Shape::Keys);
+        }
+        barrier_arrive(barriers.task_full(slot));
+        barrier_expect(barriers.query_full(slot), rows * (norms ? HD + 4 : HD));
+        copy_bytes(memory + slot * Shape::int8_query_bytes, p.queries.query + row * HD, rows * HD,
+                   barriers.query_full(slot));
+        if (norms)
+            copy_bytes(memory + Shape::square_at + slot * Shape::square_bytes,
+                       p.queries.square + row, rows * 4, barriers.query_full(slot));
+    }
+    if (__any_sync(~0u, (floating | without.x | without.y) != 0) && first) p.again[block] = true;
+}
+
+/// \brief Copies keys and values for a block of rows, tile by tile, as room comes free. The work of one
+///        warp, most of it of its first thread.
 ///        (A wait for parity ^ 1 does not wait at a stage that was never used.) With a mask of
 ///        bits, tiles that nobody sees are left out, and behind the last one comes an empty one.
-/// \param slot  of the query tile
-/// \param labels  (stages), used with a mask of bits
+/// \param labels  (stages) words of a TileLabel, used with a mask of bits
 template <class Shape>
-__device__ inline void copy_int8_tiles(const Int8Problem& p, const Int8Maps& maps, Index block,
-                                       int slot, volatile Int8Task& task,
-                                       volatile TileLabel* labels, std::uint32_t memory,
+__device__ inline void copy_int8_tiles(const Int8Problem& p, const Int8Maps& maps,
+                                       const volatile Int8Task& task,
+                                       volatile std::uint32_t* labels, std::uint32_t memory,
                                        const Int8Barriers<Shape::stages>& barriers,
                                        Turn<Shape::stages>& turn) {
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     const Problem& problem = p.problem;
-    const Place<Shape> place(p, block - blockIdx.x);
-    const Index row = (place.b * problem.Hq + place.h) * p.queries.rows + place.first_row;
-    const Index keys_at = p.keys.place(problem, place.b, place.h);
-    const bool norms = p.queries.square != nullptr;
-    const float longest = norms ? largest_key_square(p, keys_at) : 0;
-    if (threadIdx.x % 32 != 0) return;
-    task.block = block, task.b = place.b, task.h = place.h, task.first_row = place.first_row;
-    task.row = row, task.keys = keys_at, task.longest = longest;
-    const std::uint8_t* classes = nullptr;
-    if constexpr (Shape::listed)
-        classes = p.tile_class + p.class_stride(place.b, place.h, place.first_row / class_tile);
-    const Index rows_left = p.queries.rows - place.first_row;
-    const int rows = rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows;
-    barrier_expect(barriers.query_full(slot), rows * (norms ? HD + 4 : HD));
-    copy_bytes(memory + slot * Shape::int8_query_bytes, p.queries.query + row * HD, rows * HD,
-               barriers.query_full(slot));
-    if (norms)
-        copy_bytes(memory + Shape::square_at + slot * Shape::square_bytes, p.queries.square + row,
-                   rows * 4, barriers.query_full(slot));
-    const Index head = keys_at * p.keys.blocks * 64;
+    const int tiles = task.tiles, first_row = static_cast<int>(task.first_row);
+    const bool first = fresh_lane() == 0;  // of the warp's threads the one that copies
+    const int all_keys = static_cast<int>(p.keys.blocks) * 64;
+    const std::int8_t* const key = p.keys.key + task.keys * all_keys * HD;
+    const float* const scale = p.keys.scale + task.keys * all_keys;
     const int value_head =
-        p.value_stride.head == 0 ? 0 : static_cast<int>(problem.key_head(place.h));
-    const int value_batch = p.value_stride.batch == 0 ? 0 : static_cast<int>(place.b);
-    const int mask_head = p.mask_stride.head == 0 ? 0 : static_cast<int>(place.h);
-    const int mask_batch = p.mask_stride.batch == 0 ? 0 : static_cast<int>(place.b);
-    const int tiles = tiles_up_to<Shape>(problem, place.first_row + Shape::rows - 1);
-    for (int j = 0; j < tiles; ++j) {
-        TileLabel label{j, 0};
-        if constexpr (Shape::listed)
-            label = label_of<Shape>(p, classes, problem.L - place.first_row, j);
-        if (label.tile < 0) continue;
-        const int stage = turn.stage;
-        const Index at = static_cast<Index>(j) * KT, left = p.keys.blocks * 64 - at;
-        const int keys = left < KT ? static_cast<int>(left) : KT;
-        barrier_wait(barriers.key_empty(stage), turn.parity ^ 1);
-        if constexpr (Shape::listed)
-            labels[stage].tile = label.tile, labels[stage].mixed = label.mixed;
+        p.value_stride.head == 0 ? 0 : static_cast<int>(problem.key_head(task.h));
+    const int value_batch = p.value_stride.batch == 0 ? 0 : static_cast<int>(task.b);
+    const int mask_head = p.mask_stride.head == 0 ? 0 : static_cast<int>(task.h);
+    const int mask_batch = p.mask_stride.batch == 0 ? 0 : static_cast<int>(task.b);
+    // The work of one thread.
+    const auto copy_tile = [&](int j) {
+        const int stage = turn.stage, at = j * KT;
+        const int keys = min(all_keys - at, KT);
         barrier_expect(barriers.key_full(stage), keys * (HD + 4) + Shape::mask_bytes);
         copy_bytes(memory + Shape::key_at + stage * Shape::int8_tile_bytes,
-                   p.keys.key + (head + at) * HD, keys * HD, barriers.key_full(stage));
-        copy_bytes(memory + Shape::scale_at + stage * Shape::scale_bytes, p.keys.scale + head + at,
-                   keys * 4, barriers.key_full(stage));
+                   key + static_cast<Index>(at) * HD, keys * HD, barriers.key_full(stage));
+        copy_bytes(memory + Shape::scale_at + stage * Shape::scale_bytes, scale + at, keys * 4,
+                   barriers.key_full(stage));
 #pragma unroll
         for (int plane = 0; plane < Shape::mask_planes; ++plane)
             copy_box(memory + Shape::mask_at + stage * Shape::mask_bytes +
                          plane * Shape::mask_plane_bytes,
-                     &maps.mask, static_cast<int>(Shape::listed ? at / 128 * 16 : at + plane * 64),
-                     static_cast<int>(place.first_row), mask_head, mask_batch,
-                     barriers.key_full(stage));
+                     &maps.mask, Shape::listed ? at / 128 * 16 : at + plane * 64, first_row,
+                     mask_head, mask_batch, barriers.key_full(stage));
         barrier_wait(barriers.value_empty(stage), turn.parity ^ 1);
         barrier_expect(barriers.value_full(stage), Shape::tile_bytes);
 #pragma unroll
         for (int plane = 0; plane < Shape::planes; ++plane)
             copy_box(
                 memory + Shape::value_at + stage * Shape::tile_bytes + plane * Shape::plane_bytes,
-                &maps.values, plane * 64, static_cast<int>(at), value_head, value_batch,
-                barriers.value_full(stage));
-        turn.next();
-    }
-    if constexpr (Shape::listed) {
+                &maps.values, plane * 64, at, value_head, value_batch, barriers.value_full(stage));
+    };
+    const auto wait_for_room = [&] {
         barrier_wait(barriers.key_empty(turn.stage), turn.parity ^ 1);
-        labels[turn.stage].tile = -1;
-        barrier_arrive(barriers.key_full(turn.stage));
-        barrier_wait(barriers.value_empty(turn.stage), turn.parity ^ 1);
-        barrier_arrive(barriers.value_full(turn.stage));
+    };
+    if constexpr (!Shape::listed) {
+        if (first)
+#pragma unroll 1
+            for (int j = 0; j < tiles; ++j, turn.next()) {
+                wait_for_room();
+                copy_tile(j);
+            }
+    } else {
+        const std::uint8_t* classes =
+            p.tile_class + p.class_stride(task.b, task.h, first_row / class_tile);
+        // Each lane looks at a tile: one after the other, the reads would take longer than the work.
+        for (int base = 0; base < tiles; base += 32) {
+            const int own = base + static_cast<int>(threadIdx.x % 32);
+            TileLabel label{};
+            if (own < tiles) label = label_of<Shape>(p, classes, first_row, own);
+            unsigned visited = __ballot_sync(~0u, label.seen_by_some());
+            for (; visited != 0; visited &= visited - 1, turn.next()) {
+                const TileLabel of_tile{
+                    __shfl_sync(~0u, label.word, __ffs(static_cast<int>(visited)) - 1)};
+                if (!first) continue;
+                wait_for_room();
+                labels[turn.stage] = of_tile.word;
+                copy_tile(of_tile.tile());
+            }
+        }
+        if (first) {
+            wait_for_room();
+            labels[turn.stage] = 0;
+            barrier_arrive(barriers.key_full(turn.stage));
+            barrier_wait(barriers.value_empty(turn.stage), turn.parity ^ 1);
+            barrier_arrive(barriers.value_full(turn.stage));
+        }
         turn.next();
     }
 }

@@ -257,6 +257,7 @@ __global__ void __launch_bounds__(32, Steps<T, HeadDim>::warps)
 
 template <class T, int HeadDim>
 void launch_whole(const Int8Problem& p, const RoundTask& task, cudaStream_t stream) {
+    prefer_shared_memory<round_kernel<T, HeadDim>>();
     launch_early<round_kernel<T, HeadDim>>(task.query_parts + task.key_parts, 32, 0, stream, p,
                                            task);
 }
@@ -265,7 +266,7 @@ void launch_whole(const Int8Problem& p, const RoundTask& task, cudaStream_t stre
 /// first rows; but all multiprocessors should stay busy to the end.
 /// \param warps  of a multiprocessor
 inline int tiles_of_part(Index tiles, int warps) {
-    constexpr int most = 8, rounds = 3;
+    constexpr int most = 8, rounds = 6;
     const Index places = Index{multiprocessors()} * warps;
     int part = 1;
     while (part < most && tiles / (2 * part) >= rounds * places) part *= 2;

@@ -110,12 +110,13 @@ __device__ __noinline__ inline std::uint64_t seen_apart(const Int8Problem& p, co
                                                         Index block, bool bits, Index first_row) {
     return seen_of(p, head, block, bits, first_row);
 }
-/// \brief Do the last rows see all keys of a block that the causal rule shows them? If not, whether
-///        earlier ones see the others is not asked: the block has no bound.
-__device__ inline bool last_rows_see(const Int8Problem& p, const RoundTask& task,
-                                     const KeyHead& head, Index block) {
+/// \brief Is each key of a block that the causal rule leaves surely seen by some row? Asked are tiles
+///        that a mask in bits leaves whole, and the last rows; else the block has no bound.
+__device__ inline bool all_seen(const Int8Problem& p, const RoundTask& task, const KeyHead& head,
+                                Index block) {
     const Problem& problem = p.problem;
     if (problem.mask_kind == MaskKind::none || problem.L == 0) return true;
+    if (task.bits && some_row_sees(p, head, block)) return true;
     const Index last = (problem.L - 1) / class_tile * class_tile;
     return seen_keys<false>(problem, head.b, head.hk, block) ==
            seen_apart(p, head, block, task.bits, last);
@@ -134,7 +135,7 @@ __device__ inline void write_found(const Int8Problem& p, const RoundTask& task, 
     KeyBlock found{integers & exist, 0};
     if (found.integer != exist)
         found.floating = seen_apart(p, rows.head, block, task.bits, 0) & exist & ~found.integer;
-    const bool bound = p.keys.square != nullptr && last_rows_see(p, task, rows.head, block);
+    const bool bound = p.keys.square != nullptr && all_seen(p, task, rows.head, block);
     if (threadIdx.x % 32 != 0) return;
     const Index at = rows.n * p.keys.blocks + block;
     p.keys.block[at] = found;

@@ -118,6 +118,28 @@ __device__ inline std::uint64_t seen_in_bits(const Int8Problem& p, Index b, Inde
     return seen;
 }
 
+/// \brief Is there a row that sees all of the keys 64 block .. + 63 that the causal rule shows to some row?
+///        Asked of the tile classes of a mask in bits; false where only more of the mask could tell.
+///        The work of a whole warp.
+__device__ inline bool some_row_sees(const Int8Problem& p, const KeyHead& head, Index block) {
+    const Problem& problem = p.problem;
+    const Index first = block * smoothing_block;
+    const Index most = problem.visible(problem.L - 1);  // of the last query: the most
+    const Index end = first + smoothing_block < most ? first + smoothing_block : most;
+    const bool one_row = p.class_stride.row == 0;  // the same for all queries
+    const Index tiles = one_row ? 1 : (problem.L + class_tile - 1) / class_tile;
+    const std::uint8_t* cell = p.tile_class + p.class_stride(head.b, head.query_head(p), 0) + block;
+    for (Index last = tiles - 1; last >= 0; last -= 32) {
+        const Index tile = last - threadIdx.x % 32;
+        const Index next_row = (tile + 1) * class_tile;
+        const Index row = (one_row || next_row > problem.L ? problem.L : next_row) - 1;
+        const bool whole = tile >= 0 && problem.visible(row) >= end &&
+                           (cell[tile * p.class_stride.row] & some_hidden) == 0;
+        if (__any_sync(~0u, whole)) return true;
+    }
+    return false;
+}
+
 /// \brief Those of the keys 64 block .. + 63 that some query may see. The work of a whole warp.
 /// \param first_row  of those that are asked: the first one of a tile
 __device__ inline std::uint64_t seen_of(const Int8Problem& p, const KeyHead& head, Index block,

@@ -15,7 +15,7 @@
 /// | 64      | 256: 4 groups | 64   | 4      |
 /// | 128     | 128: 2 groups | 128  | 3      |
 ///
-/// One warp copies (cuda_int8_pipeline.cuh); groups of four warps compute, 64 rows each. While a
+/// Two warps copy (cuda_int8_pipeline.cuh); groups of four warps compute, 64 rows each. While a
 /// group's tensor cores add the weighted values of one tile, its other units turn the next tile's
 /// products into weights: both products are started before the first is waited for.
 ///
@@ -51,7 +51,19 @@ __device__ __forceinline__ void start_values(float (&out)[Columns][4],
     wgmma_commit();
 }
 
-/// \brief Hides scores by the bits of a tile's mask, for the two rows of a lane.
+/// \brief Hides scores of 64 keys by bits, for one row of a lane.
+/// \param bits  16 of them, in the order of `mask_bit`
+/// \param first  of the tile's blocks of 8 keys
+template <int Blocks>
+__device__ __forceinline__ void hide_by(float (&score)[Blocks][4], std::uint32_t bits, int first,
+                                        int half) {
+#pragma unroll
+    for (int n = 0; n < 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+            hide_unless(score[first + n][2 * half + i], bits, 1u << (2 * n + i));
+}
+/// \brief The same by the bits of a tile's mask, for the two rows of a lane.
 /// \param mask  address in shared memory: (rows, 16) bytes, of 128 keys
 /// \param tile  number of the tile of keys
 template <class Shape>
@@ -64,15 +76,31 @@ __device__ inline void hide_by_bits(float (&score)[Shape::Keys / 8][4], std::uin
 #pragma unroll
     for (int half = 0; half < 2; ++half)
 #pragma unroll
+        for (int block = 0; block < Shape::Keys / 64; ++block)
+            hide_by(score, load_two_bytes(own + half * 8 * Shape::mask_row_bytes + block * 8),
+                    8 * block, half);
+}
+/// \brief Hides what lies behind the causal rule, or behind the last key, for the two rows of a lane.
+/// \param row  the first one
+/// \param key  the tile's first one
+template <class Shape>
+__device__ inline void hide_behind(float (&score)[Shape::Keys / 8][4], const Problem& p, int row,
+                                   int key) {
+    const int column = c_column(fresh_lane(), 0), last = static_cast<int>(p.S) - key;
+    // What row 0 may see of the tile, and more; not so much that a sum overflows.
+    const int of_first =
+        static_cast<int>(p.diagonal - key < Shape::Keys ? p.diagonal - key : Shape::Keys);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int left = min(row + half * 8 + 1 + of_first, last) - column;
+#pragma unroll
         for (int block = 0; block < Shape::Keys / 64; ++block) {
-            const std::uint32_t bits =
-                load_two_bytes(own + half * 8 * Shape::mask_row_bytes + block * 8);
-#pragma unroll
-            for (int n = 0; n < 8; ++n)
-#pragma unroll
-                for (int i = 0; i < 2; ++i)
-                    hide_unless(score[8 * block + n][2 * half + i], bits, 1u << (2 * n + i));
+            const int seen =
+                max(min(left - block * 64, 64), 0);           // of 64 keys from the lane's first
+            const int own = seen / 8 * 2 + min(seen % 8, 2);  // of its own among them
+            hide_by(score, (1u << own) - 1, 8 * block, half);
         }
+    }
 }
 
 /// \brief Which of 16 bytes are not 0: a bit for each, the first one lowest.
@@ -134,93 +162,114 @@ __device__ inline void apply_dense_mask(float (&score)[Shape::Keys / 8][4],
     }
 }
 
-/// \brief What turns scores into units of log 2: see `of_row`.
+/// \brief What turns scores into units of log 2, see `of_row`: here the factors of the lane's rows.
+template <class Shape, bool second, bool natural = Shape::natural>
+struct ScoreUnits {
+    const float (&unit)[1][2];
+    __device__ ScoreUnits(const float (&factor)[1][2], bool) : unit(factor) {}
+};
+/// Scores that have been scaled, since a mask was added to them.
 template <class Shape>
-__device__ inline decltype(auto) score_unit(const float (&factor)[1][2]) {
-    if constexpr (Shape::natural)
-        return WarpRows<typename Shape::Base>::log2_e;
-    else
-        return (factor);
-}
+struct ScoreUnits<Shape, false, true> {
+    float unit = WarpRows<typename Shape::Base>::log2_e;
+    __device__ ScoreUnits(const float (&)[1][2], bool) {}
+};
+/// The second pass, one for all masks, learns at run time which of the two, and scales before.
+template <class Shape, bool natural>
+struct ScoreUnits<Shape, true, natural> {
+    float unit[1][2], scale[1][2];
+    __device__ ScoreUnits(const float (&factor)[1][2], bool scaled) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const float own = factor[0][half];
+            unit[0][half] = scaled ? WarpRows<typename Shape::Base>::log2_e : own;
+            scale[0][half] = scaled ? own : 1.0f;
+        }
+    }
+};
 
 /// \brief What the other warps do: the rows of a block, all tiles of keys, then the results.
 /// \param slot  of the query tile, the rows
-/// \param second  values that are not finite are read as 0: see cuda_mma_careful.cuh
+/// \param turn  of the block's first tile; becomes that of the next block's
+/// \tparam second  values that are not finite are read as 0: see cuda_mma_careful.cuh
 /// \return whether this thread's results are all finite
 template <class Shape, bool second>
 __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const volatile Int8Task& task,
-                                                int slot, const volatile TileLabel* labels,
+                                                int slot, const volatile std::uint32_t* labels,
                                                 unsigned char* shared,
                                                 const Int8Barriers<Shape::stages>& barriers,
-                                                Turn<Shape::stages>& key_turn,
-                                                Turn<Shape::stages>& value_turn) {
+                                                Turn<Shape::stages>& turn) {
     using T = typename Shape::Element;
     using Rows = WarpRows<typename Shape::Base>;
     constexpr int HD = Shape::HeadDim, KT = Shape::Keys;
     const std::uint32_t memory = shared_address(shared);
     const Problem& problem = p.problem;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = uniform(warp / 4);
-    const Index first_row = task.first_row;
-    const int tiles = tiles_up_to<Shape>(problem, first_row + Shape::rows - 1);
-    const Index group_row = first_row + group * 64, warp_row = first_row + warp * 16;
-    const int own_tiles =
-        uniform(group_row < problem.L ? tiles_up_to<Shape>(problem, group_row + 63) : 0);
-    const int first_partial = static_cast<int>(problem.visible(group_row) / KT);
-    key_turn.stage = uniform(key_turn.stage);
-    value_turn.stage = uniform(value_turn.stage);
+    const int warp_row = static_cast<int>(task.first_row) + warp * 16;
+    // Of keys: tiles of the block, of the group, and those that all rows of the group may see whole.
+    const int tiles = uniform(task.tiles), own_tiles = uniform(task.group_tiles[group]);
+    const int whole_tiles = uniform(min(own_tiles, task.group_whole[group]));
+    turn = {uniform(turn.stage), uniform(turn.parity)};
     // Rows behind the last one have no factor.
     const float* row_factor =
         p.queries.factor + task.row + (own_tiles > 0 ? warp * 16 : 0) + lane / 4;
     const float factor[1][2] = {{row_factor[0], row_factor[8]}};
-    const auto& unit = score_unit<Shape>(factor);
+    const ScoreUnits<Shape, second> units(factor, problem.mask_kind == MaskKind::additive);
+    const auto& unit = units.unit;
     Rows rows;
     rows.clear();
 
-    const auto start_scores = [&](auto& product, const auto& query) {
-        barrier_wait(barriers.key_full(key_turn.stage), key_turn.parity);
-        start_product<Shape>(
-            product, query,
-            rows_at<HD>(memory + Shape::key_at + key_turn.stage * Shape::int8_tile_bytes));
+    // `turn` is that of the next tile's keys, `pending` that of values which wait for their product.
+    Turn<Shape::stages> pending;
+    const Descriptor query =
+        uniform(rows_at<HD>(memory + slot * Shape::int8_query_bytes + group * 64 * HD));
+    const Descriptor first_key = uniform(rows_at<HD>(memory + Shape::key_at));
+    const Descriptor first_value =
+        uniform(two_planes_at(memory + Shape::value_at, Shape::plane_bytes));
+    int product[1][KT / 8][4];
+    typename Rows::Scores score;
+    std::uint32_t weights[KT / 16][4];
+    const auto start_scores = [&] {
+        barrier_wait(barriers.key_full(turn.stage), turn.parity);
+        start_product<Shape>(product[0], query,
+                             first_key + turn.stage * (Shape::int8_tile_bytes / 16));
     };
-    const auto value_tile = [&] {
-        return two_planes_at(memory + Shape::value_at + value_turn.stage * Shape::tile_bytes,
-                             Shape::plane_bytes);
+    const auto start_pending = [&] {
+        start_values<Shape>(rows.out[0], weights,
+                            first_value + pending.stage * (Shape::tile_bytes / 16));
     };
-    const auto wait_for_values = [&](const Turn<Shape::stages>& turn) {
-        barrier_wait(barriers.value_full(turn.stage), turn.parity);
+    const auto wait_for_values = [&](const Turn<Shape::stages>& of) {
+        barrier_wait(barriers.value_full(of.stage), of.parity);
         if constexpr (second) {
-            make_finite<T>(shared + Shape::value_at + turn.stage * Shape::tile_bytes,
+            make_finite<T>(shared + Shape::value_at + of.stage * Shape::tile_bytes,
                            Shape::tile_bytes, threadIdx.x, Shape::consumers);
             fence_shared_for_wgmma();
             barrier_of(2, Shape::consumers);
         }
     };
-    const auto release_keys = [&] {
-        barrier_arrive(barriers.key_empty(key_turn.stage));
-        key_turn.next();
-    };
-    const auto release_values = [&] {
+    const auto release_values = [&](const Turn<Shape::stages>& of) {
         __syncwarp();
-        if (fresh_lane() == 0) barrier_arrive(barriers.value_empty(value_turn.stage));
-        value_turn.next();
+        if (fresh_lane() == 0) barrier_arrive(barriers.value_empty(of.stage));
     };
-    // The number of the tile behind tile j, -1 behind the last one; and whether the mask hides some of it.
-    bool mixed = false;
-    const auto next_tile = [&](int j) {
-        if constexpr (!Shape::listed) return j + 1;
-        barrier_wait(barriers.key_full(key_turn.stage), key_turn.parity);
-        const int tile = labels[key_turn.stage].tile;
-        mixed = tile >= 0 && (labels[key_turn.stage].mixed >> group & 1) != 0;
-        return tile;
+    // A tile that others see and this group does not.
+    const auto pass_tile = [&] {
+        barrier_wait(barriers.key_full(turn.stage), turn.parity);
+        barrier_arrive(barriers.key_empty(turn.stage));
+        wait_for_values(turn);  // before they have come, their room must not be free
+        release_values(turn);
+        turn.next();
     };
-    const auto is_own = [&](int j) {
-        return static_cast<unsigned>(j) < static_cast<unsigned>(own_tiles);
+    // What the next stage holds, if a mask decides it.
+    const auto next_label = [&] {
+        barrier_wait(barriers.key_full(turn.stage), turn.parity);
+        return TileLabel{uniform_bits(labels[turn.stage])};
     };
     //! [held]
     // A row whose norm says that no weight can exceed 2^reach keeps its maximum, and asks for none
     // from there on: its weights fit their 16 bits, and the sums of them float32.
     constexpr float reach = dtype_of<T> == DType::float16 ? 15 : 24;
-    const bool bounded = !Shape::natural && p.queries.square != nullptr;
+    constexpr bool may_hold = !Shape::natural;
+    const bool bounded = may_hold && p.queries.square != nullptr;
     unsigned held = 0;      // bit `half`: of the lane's two rows
     bool all_held = false;  // of the warp's rows
     const auto hold = [&] {
@@ -236,17 +285,12 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         all_held = __all_sync(~0u, held == 3);
     };
     //! [held]
-    int product[1][KT / 8][4];
-    typename Rows::Scores score;
-    std::uint32_t weights[KT / 16][4];
     float shrink[2];
-    // The products of tile j become scores; maxima and sums move.
-    const auto prepare_scores = [&](int j) {
+    // The products of tile j become scores; then its mask, if it `hides` keys from the group.
+    const auto take_products = [&](int j, bool hides) {
         wgmma_use(product[0]);
-        // Numbers of the lane anew: what is kept through the loop would be spilled.
-        const int fresh = fresh_lane();
         const float* step = reinterpret_cast<const float*>(shared + Shape::scale_at) +
-                            key_turn.stage * KT + c_column(fresh, 0);
+                            turn.stage * KT + c_column(fresh_lane(), 0);
 #pragma unroll
         for (int n = 0; n < KT / 8; ++n) {
             const float2 two = *reinterpret_cast<const float2*>(step + 8 * n);
@@ -257,15 +301,25 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         }
         if constexpr (Shape::dense)
             apply_dense_mask<Shape>(score[0],
-                                    shared + Shape::mask_at + key_turn.stage * Shape::mask_bytes,
-                                    warp, factor[0]);
-        if (Shape::listed && mixed)
-            hide_by_bits<Shape>(
-                score[0], memory + Shape::mask_at + key_turn.stage * Shape::mask_bytes, warp, j);
-        release_keys();
-        if (j >= first_partial)
-            hide_beyond<Shape>(score, problem, warp_row + c_row(fresh, 0),
-                               static_cast<Index>(j) * KT + c_column(fresh, 0));
+                                    shared + Shape::mask_at + turn.stage * Shape::mask_bytes, warp,
+                                    factor[0]);
+        if (Shape::listed && hides)
+            hide_by_bits<Shape>(score[0], memory + Shape::mask_at + turn.stage * Shape::mask_bytes,
+                                warp, j);
+        barrier_arrive(barriers.key_empty(turn.stage));
+    };
+    const auto hide_end = [&](int j) {
+        hide_behind<Shape>(score[0], problem, warp_row + c_row(fresh_lane(), 0), j * KT);
+    };
+    // The same, with what the causal rule hides; maxima and sums move.
+    const auto prepare_scores = [&](int j, bool hides) {
+        take_products(j, hides);
+        if constexpr (second)
+            if (problem.mask_kind != MaskKind::none)
+                mask_scores_again<Shape>(score, problem, task.b, task.h,
+                                         warp_row + c_row(fresh_lane(), 0),
+                                         j * KT + c_column(fresh_lane(), 0), units.scale);
+        if (j >= whole_tiles) hide_end(j);
         bool moves = false;
         if (!all_held) {
             moves = rows.raise(
@@ -275,9 +329,12 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         }
         return moves;
     };
-    // With two groups, a warp's exponentials fill the time in which its values are added. Four groups
-    // fill it for each other, and are faster if they wait first: see docs/steps_cuda.md.
-    constexpr bool waits_first = Shape::Warps > 8;
+    const auto shrink_sums = [&] {
+#pragma unroll
+        for (int n = 0; n < HD / 8; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) rows.out[0][n][i] *= shrink[i / 2];
+    };
     const auto pack_weights = [&] {
 #pragma unroll
         for (int n = 0; n < KT / 8; ++n)
@@ -286,51 +343,121 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
                 weights[n / 2][n % 2 * 2 + half] =
                     pack<T>(score[0][n][2 * half], score[0][n][2 * half + 1]);
     };
-
-    const Descriptor query = rows_at<HD>(memory + slot * Shape::int8_query_bytes + group * 64 * HD);
-    int j = next_tile(-1);
-    if (is_own(j)) {
-        start_scores(product[0], query);
-        wgmma_wait<0>();
-        prepare_scores(j);
-        rows.exponentiate(score, unit);
-        pack_weights();
-        wait_for_values(value_turn);
-        //! [wgmma loop]
-        for (j = next_tile(j); is_own(j); j = next_tile(j)) {
-            start_scores(product[0], query);
-            start_values<Shape>(rows.out[0], weights, value_tile());
-            wgmma_wait<1>();  // the products of tile j are there; the values before are being added
-            const bool moves = prepare_scores(j);
-            if constexpr (!waits_first) rows.exponentiate(score, unit);
-            Turn<Shape::stages> next = value_turn;
-            next.next();
-            wait_for_values(next);  // a branch, behind which ptxas puts few of the exponentials
-            wgmma_wait<0>();
-            wgmma_use(rows.out[0]);
-            release_values();
-            if (moves)
-#pragma unroll
-                for (int n = 0; n < HD / 8; ++n)
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) rows.out[0][n][i] *= shrink[i / 2];
-            if constexpr (waits_first) rows.exponentiate(score, unit);
-            pack_weights();
-        }
-        //! [wgmma loop]
-        start_values<Shape>(rows.out[0], weights, value_tile());
+    // A branch, behind which ptxas puts few of the exponentials.
+    const auto end_values = [&] {
+        wait_for_values(turn);
         wgmma_wait<0>();
         wgmma_use(rows.out[0]);
-        release_values();
-    }
-    // Tiles that only other groups use; with a mask, also the empty one at the end.
-    for (bool more = Shape::listed || j < tiles; more; more = Shape::listed ? more : j < tiles) {
-        barrier_wait(barriers.key_full(key_turn.stage), key_turn.parity);
-        if constexpr (Shape::listed) more = labels[key_turn.stage].tile >= 0;
-        release_keys();
-        wait_for_values(value_turn);
-        release_values();
-        ++j;
+    };
+    // The turn of the tile whose weights are ready passes to its values.
+    const auto end_tile = [&] {
+        pack_weights();
+        pending = turn;
+        turn.next();
+    };
+
+    // The first tile of a run: no values wait.
+    const auto begin_run = [&](int j, bool hides) {
+        start_scores();
+        wgmma_wait<0>();
+        const bool moves = prepare_scores(j, hides);
+        if (Shape::listed && moves) shrink_sums();  // of the runs before
+        rows.exponentiate(score, unit);
+        wait_for_values(turn);
+        end_tile();
+    };
+    // With two groups, a warp's exponentials fill the time in which its values are added. Four groups
+    // fill it for each other, and are faster if they wait first: see docs/steps_cuda.md.
+    constexpr bool waits_first = Shape::Warps > 8;
+    //! [wgmma loop]
+    const auto add_tile = [&](int j, bool hides) {
+        start_scores();
+        start_pending();
+        wgmma_wait<1>();  // the products of tile j are there; the values before are being added
+        const bool moves = prepare_scores(j, hides);
+        if constexpr (!waits_first) rows.exponentiate(score, unit);
+        end_values();
+        release_values(pending);
+        if (moves) shrink_sums();
+        if constexpr (waits_first) rows.exponentiate(score, unit);
+        end_tile();
+    };
+    // Where all rows of the warp hold their maximum: without a branch, so that some exponentials begin
+    // while other products still become scores.
+    // `hides`: bits of the mask are asked; `ends`: the tile is one of the last.
+    const auto add_held_tile = [&](int j, bool hides, bool ends) {
+        start_scores();
+        start_pending();
+        wgmma_wait<1>();
+        if constexpr (waits_first) {
+            end_values();
+            release_values(pending);
+        }
+        take_products(j, hides);
+        if (ends) hide_end(j);
+        rows.template exponentiate<true>(score, unit);
+        if constexpr (!waits_first) {
+            end_values();
+            release_values(pending);
+        }
+        end_tile();
+    };
+    //! [wgmma loop]
+    // (The second pass, which is rare, does without: the bits are the same, and there is less code.)
+    const auto can_add_held = [&] { return may_hold && !second && all_held && !rows.far; };
+    // ptxas takes what follows such a question for different in each lane: said anew.
+    const auto same_turns = [&] {
+        turn = {uniform(turn.stage), uniform(turn.parity)};
+        pending = {uniform(pending.stage), uniform(pending.parity)};
+    };
+    const auto end_run = [&] {
+        start_pending();
+        wgmma_wait<0>();
+        wgmma_use(rows.out[0]);
+        release_values(pending);
+    };
+
+    if constexpr (!Shape::listed) {
+        int j = 0;
+        if (own_tiles > 0) {
+            begin_run(j++, false);
+            for (; j < own_tiles && !can_add_held(); ++j) add_tile(j, false);
+            if constexpr (may_hold && !second) {
+                same_turns();
+                j = uniform(j);
+                for (; j < whole_tiles; ++j) add_held_tile(j, false, false);
+                for (; j < own_tiles; ++j) add_held_tile(j, false, true);
+            }
+            end_run();
+        }
+#pragma unroll 1
+        for (int n = own_tiles; n < tiles; ++n) pass_tile();  // that only other groups use
+    } else {
+        TileLabel label = next_label();
+        while (label.word != 0) {
+            if (!label.seen(group)) {
+                pass_tile();
+                label = next_label();
+                continue;
+            }
+            begin_run(label.tile(), label.mixed(group));
+            for (label = next_label(); label.seen(group); label = next_label()) {
+                if (can_add_held() && label.tile() < whole_tiles) {
+                    same_turns();
+                    do {
+                        if (label.mixed(group))
+                            add_held_tile(label.tile(), true, false);
+                        else
+                            add_held_tile(label.tile(), false, false);
+                        label = next_label();
+                    } while (label.seen(group) && label.tile() < whole_tiles);
+                    if (!label.seen(group)) break;
+                }
+                add_tile(label.tile(), label.mixed(group));
+            }
+            end_run();
+        }
+        pass_tile();  // the empty one at the end
     }
     rows.finish_sums();
     return write_int8_rows<Shape>(p, rows, unit, shared + Shape::out_at, p.queries.shift + task.row,
@@ -352,57 +479,67 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     const Int8Barriers<Shape::stages> barriers{shared_address(shared) + Shape::barriers_at};
     volatile Int8Task* const task =  // two: one in work, one to come
         reinterpret_cast<Int8Task*>(shared + Shape::tasks_at);
-    auto* const labels = reinterpret_cast<volatile TileLabel*>(shared + Shape::labels_at);
+    auto* const labels = reinterpret_cast<volatile std::uint32_t*>(shared + Shape::labels_at);
     if (threadIdx.x == 0) barriers.set(Shape::Warps);
     wait_for_last_kernel();
-    __syncthreads();  // the barriers are there
-    Turn<Shape::stages> key_turn, value_turn;
-    Turn<2> turn;  // of query tiles
+    __syncthreads();           // the barriers are there
+    Turn<Shape::stages> turn;  // of tiles of keys and values
+    Turn<2> query_turn;
     if (threadIdx.x >= Shape::consumers) {
         fewer_registers<Shape::copier_registers>();
-        if (threadIdx.x >= Shape::consumers + 32) return;
+        const int copier = (static_cast<int>(threadIdx.x) - Shape::consumers) / 32;
         const bool first = fresh_lane() == 0;
+        if (copier == 0) {  // copies tiles
+            for (;; query_turn.next()) {
+                barrier_wait(barriers.task_full(query_turn.stage), query_turn.parity);
+                const volatile Int8Task& own = task[query_turn.stage];
+                if (own.block < 0) return;
+                copy_int8_tiles<Shape>(p, maps, own, labels, shared_address(shared), barriers,
+                                       turn);
+                __syncwarp();
+                if (first) barrier_arrive(barriers.query_empty(query_turn.stage));
+            }
+        }
+        if (copier > 1) return;
+        // Finds blocks of rows, the first one without asking, and copies their queries.
         const auto take = [&] {
             const unsigned long long own = first ? atomicAdd(p.next_block, 1ull) : 0;
-            return static_cast<Index>(__shfl_sync(~0u, own, 0));
+            return static_cast<Index>(__shfl_sync(~0u, own, 0)) + gridDim.x;
         };
         const auto wait_for_room = [&] {
-            barrier_wait(barriers.query_empty(turn.stage), turn.parity ^ 1);
+            barrier_wait(barriers.query_empty(query_turn.stage), query_turn.parity ^ 1);
         };
-        for (Index block = take(), next; block < blocks; block = next, turn.next()) {
-            next = take();
+        for (Index block = blockIdx.x; block < blocks; block = take(), query_turn.next()) {
             wait_for_room();
-            copy_int8_tiles<Shape>(p, maps, block, turn.stage, task[turn.stage], labels,
-                                   shared_address(shared), barriers, key_turn);
-            __syncwarp();
+            copy_int8_rows<Shape>(p, block, query_turn.stage, task[query_turn.stage],
+                                  shared_address(shared), barriers);
         }
         if (!first) return;
         start_next_kernel();  // not at the beginning: that was slower
         wait_for_room();
-        task[turn.stage].block = -1;
-        barrier_arrive(barriers.query_full(turn.stage));
+        task[query_turn.stage].block = -1;
+        barrier_arrive(barriers.task_full(query_turn.stage));
+        barrier_arrive(barriers.query_full(query_turn.stage));
         return;
     }
     more_registers<Shape::consumer_registers>();
-    for (;; turn.next()) {
-        barrier_wait(barriers.query_full(turn.stage), turn.parity);
-        const volatile Int8Task& own = task[turn.stage];
-        if (own.block < 0) return;
-        const bool finite = attend_integers<Shape, false>(p, own, turn.stage, labels, shared,
-                                                          barriers, key_turn, value_turn);
+    for (;; query_turn.next()) {
+        barrier_wait(barriers.query_full(query_turn.stage), query_turn.parity);
+        const volatile Int8Task& own = task[query_turn.stage];
+        if (uniform_bits(own.block < 0) != 0) return;
+        const bool finite =
+            attend_integers<Shape, false>(p, own, query_turn.stage, labels, shared, barriers, turn);
         // Rows for the second pass? The pre-pass has set the marks to 0.
-        const int lane = fresh_lane(), row = static_cast<int>(fresh_thread()) / 32 * 16 + lane;
-        const bool without =
-            lane < 16 && own.first_row + row < p.problem.L && p.queries.without[own.row + row] != 0;
-        const bool again =
-            without || (!finite && can_hide(p.problem)) || p.keys.floating[own.keys] != 0;
-        if (__any_sync(~0u, again) && lane == 0) p.again[own.block] = true;
-        barrier_arrive(barriers.query_empty(turn.stage));
+        if (__any_sync(~0u, can_hide(p.problem) && !finite) && fresh_lane() == 0)
+            p.again[own.block] = true;
+        barrier_arrive(barriers.query_empty(query_turn.stage));
     }
 #endif
 }
 
-/// \brief See `int8_again_kernel`.
+/// \brief See `int8_again_kernel`. Masks are read where they lie, and no tile is left out, which gives
+///        the same bits.
+/// \tparam Shape  without a mask
 template <class Shape>
 __global__ void __launch_bounds__(Shape::all_threads, 1)
     int8_wgmma_again_kernel(const __grid_constant__ Int8Problem p,
@@ -412,7 +549,7 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
     unsigned char* const shared = whole_kilobytes(raw);
     const Int8Barriers<Shape::stages> barriers{shared_address(shared) + Shape::barriers_at};
     volatile Int8Task& task = *reinterpret_cast<Int8Task*>(shared + Shape::tasks_at);
-    auto* const labels = reinterpret_cast<volatile TileLabel*>(shared + Shape::labels_at);
+    auto* const labels = reinterpret_cast<volatile std::uint32_t*>(shared + Shape::labels_at);
     wait_for_last_kernel();
     // The two kinds of warps as in the first pass; both go over the same marks.
     const auto each = [&](auto&& work) {
@@ -431,17 +568,18 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
         if (threadIdx.x >= Shape::consumers + 32) return;
         each([&](Index block) {
             Turn<Shape::stages> turn;
-            copy_int8_tiles<Shape>(p, maps, block, 0, task, labels, shared_address(shared),
-                                   barriers, turn);
+            copy_int8_rows<Shape>(p, block, 0, task, shared_address(shared), barriers);
+            __syncwarp();  // the task has been written
+            copy_int8_tiles<Shape>(p, maps, task, labels, shared_address(shared), barriers, turn);
             __syncwarp();
         });
         return;
     }
     more_registers<Shape::consumer_registers>();
     each([&](Index block) {
-        Turn<Shape::stages> turn, value_turn;
+        Turn<Shape::stages> turn;
         barrier_wait(barriers.query_full(0), 0);
-        attend_integers<Shape, true>(p, task, 0, labels, shared, barriers, turn, value_turn);
+        attend_integers<Shape, true>(p, task, 0, labels, shared, barriers, turn);
         repair_rows<Shape>(p, block - blockIdx.x);
     });
 #endif

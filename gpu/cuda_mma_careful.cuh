@@ -103,22 +103,27 @@ template <class Shape>
 __device__ inline void store_rows(const MmaProblem& p, const unsigned char* shared, int warp,
                                   Index b, Index h, Index first_row) {
     using T = typename Shape::Element;
-    constexpr int pieces = Shape::HeadDim / 8;
-    const int lane = threadIdx.x % 32;
+    constexpr int pieces = Shape::HeadDim / 8, at_once = 32 / pieces;  // rows that the warp writes
+    const int lane = threadIdx.x % 32, piece = lane % pieces;
+    const int row = warp * Shape::warp_rows + lane / pieces;  // the lane's first one
+    const int columns = static_cast<int>(p.problem.Ev) - piece * 8;
+    const Index rows_left = p.problem.L - first_row;
+    const int left = (rows_left < Shape::rows ? static_cast<int>(rows_left) : Shape::rows) - row;
+    if (columns <= 0 || left <= 0) return;
     const auto out = as<T, 4>(p.problem.out);
-    for (int index = lane; index < Shape::warp_rows * pieces; index += 32) {
-        const int row = warp * Shape::warp_rows + index / pieces, piece = index % pieces;
-        const int columns = static_cast<int>(p.problem.Ev) - piece * 8;
-        if (first_row + row >= p.problem.L || columns <= 0) continue;
-        const unsigned char* from = shared + swizzled<Shape::row_bytes>(row, piece);
-        T* to = &out(b, h, first_row + row, piece * 8);
-        if (p.wide_out) {
-            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-            continue;
-        }
-        for (int e = 0; e < columns && e < 8; ++e)
-            to[e * out.stride[3]] = reinterpret_cast<const T*>(from)[e];
+    T* to = &out(b, h, first_row + row, piece * 8);
+    const Index down = at_once * out.stride[2];
+    const auto from = [&](int n) { return shared + swizzled<Shape::row_bytes>(row + n, piece); };
+    if (p.wide_out) {
+#pragma unroll
+        for (int n = 0; n < Shape::warp_rows; n += at_once, to += down)
+            if (n < left) *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from(n));
+        return;
     }
+#pragma unroll 1
+    for (int n = 0; n < Shape::warp_rows && n < left; n += at_once, to += down)
+        for (int e = 0; e < columns && e < 8; ++e)
+            to[e * out.stride[3]] = reinterpret_cast<const T*>(from(n))[e];
 }
 
 /// \brief Divides by the sums and writes a warp's rows, through its part of a (rows, HeadDim) tile.

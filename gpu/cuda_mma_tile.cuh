@@ -265,9 +265,12 @@ struct WarpRows {
 
     //! [weigh]
     /// \brief 2^(score - max) of the lane's row (m, half); a far maximum has been taken from the score.
+    /// \tparam near  the caller knows that no row of the warp `is_far`
+    template <bool near = false>
     __device__ float weight(float score, float unit, int m, int half) const {
         if constexpr (!one_step) return weight(score, unit, max[m][half]);
-        return exp2_fast(fmaf(score, unit, is_far(unit, m, half) ? 0.0f : -(max[m][half] * unit)));
+        const bool taken = !near && is_far(unit, m, half);
+        return exp2_fast(fmaf(score, unit, taken ? 0.0f : -(max[m][half] * unit)));
     }
 
     /// \brief Scores become weights; their sum is of the unrounded ones.
@@ -291,16 +294,16 @@ struct WarpRows {
     }
 
     /// \brief The same in place, the weights not yet rounded.
-    template <class Unit>
+    template <bool near = false, class Unit>
     __device__ void exponentiate(Scores& score, const Unit& unit) {
-        approach(score, unit);
+        if constexpr (!near) approach(score, unit);
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
             for (int n = 0; n < NS; ++n) {
 #pragma unroll
                 for (int i = 0; i < 4; ++i)
-                    score[m][n][i] = weight(score[m][n][i], of_row(unit, m, i / 2), m, i / 2);
+                    score[m][n][i] = weight<near>(score[m][n][i], of_row(unit, m, i / 2), m, i / 2);
                 sum[m][0] += score[m][n][0] + score[m][n][1];
                 sum[m][1] += score[m][n][2] + score[m][n][3];
             }

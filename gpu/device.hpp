@@ -84,24 +84,47 @@ inline Index second_blocks(Index blocks) {
 ///        device may run code for 8.0, in which `wait_for_last_kernel` does nothing.
 bool can_wait(const void* kernel);
 
+/// \brief Calls f(bit) once for each device, while it is the current one.
+/// \param done  one bit per device; set last: who sees it may rely on what f did
+/// \return the bit of the current device
+template <class F>
+std::uint64_t once_per_device(std::atomic<std::uint64_t>& done, F&& f) {
+    int device = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    const std::uint64_t bit = std::uint64_t{1} << (device & 63);
+    if ((done.load() & bit) == 0) {
+        f(bit);
+        done.fetch_or(bit);
+    }
+    return bit;
+}
+
+/// \brief Has `kernel` run where most of the L1 cache is shared memory. A multiprocessor divides it anew
+///        only when it is empty: kernels that are to overlap must want the same.
+template <auto kernel>
+void prefer_shared_memory() {
+    static std::atomic<std::uint64_t> done{0};
+    once_per_device(done, [](std::uint64_t) {
+        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                   cudaFuncAttributePreferredSharedMemoryCarveout,
+                                   cudaSharedmemCarveoutMaxShared),
+              "cudaFuncSetAttribute");
+    });
+}
+
 /// \brief What `launch` and `launch_early` share.
 /// \param early  see `launch_early`
 template <auto kernel, int most_shared_bytes, class... Args>
 void queue(bool early, std::int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
            const Args&... args) {
-    static std::atomic<std::uint64_t> configured{0};  // one bit per device
-    if (shared_bytes > 48 * 1024) {
-        int device = 0;
-        check(cudaGetDevice(&device), "cudaGetDevice");
-        const std::uint64_t bit = std::uint64_t{1} << (device & 63);
-        if ((configured.load() & bit) == 0) {
+    static std::atomic<std::uint64_t> configured{0};
+    if (shared_bytes > 48 * 1024)
+        once_per_device(configured, [&](std::uint64_t) {
             check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        most_shared_bytes > 0 ? most_shared_bytes : shared_bytes),
                   "cudaFuncSetAttribute");
-            configured.fetch_or(bit);
-        }
-    }
+        });
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -134,14 +157,10 @@ template <auto kernel, int most_shared_bytes = 0, class... Args>
 void launch_early(std::int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
                   const Args&... args) {
     static std::atomic<std::uint64_t> asked{0}, early{0};  // one bit per device
-    int device = 0;
-    check(cudaGetDevice(&device), "cudaGetDevice");
-    const std::uint64_t bit = std::uint64_t{1} << (device & 63);
-    if ((asked.load() & bit) == 0) {
+    const std::uint64_t own = once_per_device(asked, [](std::uint64_t bit) {
         if (can_wait(reinterpret_cast<const void*>(kernel))) early.fetch_or(bit);
-        asked.fetch_or(bit);  // last: who sees it may read the answer
-    }
-    queue<kernel, most_shared_bytes>((early.load() & bit) != 0, blocks, threads, shared_bytes,
+    });
+    queue<kernel, most_shared_bytes>((early.load() & own) != 0, blocks, threads, shared_bytes,
                                      stream, args...);
 }
 

@@ -28,8 +28,8 @@ ATTN_HD constexpr int a_byte(int lane, int r) { return lane % 4 * 4 + r / 2 * 16
 ATTN_HD constexpr int b_column(int lane) { return lane / 4; }
 ATTN_HD constexpr int b_byte(int lane, int r) { return lane % 4 * 4 + r * 16; }
 /// \brief C fragment: row and column of element i.
-ATTN_HD constexpr int c_row(int lane, int i) { return lane / 4 + i / 2 * 8; }
-ATTN_HD constexpr int c_column(int lane, int i) { return lane % 4 * 2 + i % 2; }
+ATTN_HD constexpr int c_row(int lane, int i) { return (lane >> 2) + i / 2 * 8; }
+ATTN_HD constexpr int c_column(int lane, int i) { return (lane & 3) * 2 + i % 2; }
 
 /// \brief A boolean mask's bits for 64 keys of a row: 16 bits for each t = lane % 4, those of the keys
 ///        that the lane has in the C fragments n of eight tiles side by side: bit 2 n + i % 2.

@@ -22,6 +22,8 @@ namespace attn::gpu {
 ///        descriptors and the turns of a loop, is computed once for the warp, where `wgmma` wants it.
 __device__ inline int uniform(int x) { return __shfl_sync(~0u, x, 0); }
 //! [uniform]
+/// \brief The same, sooner at hand: the bits that some lane has.
+__device__ inline std::uint32_t uniform_bits(std::uint32_t x) { return __reduce_or_sync(~0u, x); }
 
 /// \brief Where an operand of `wgmma` lies in shared memory, and how. In two words, of which the
 ///        upper one is a constant: moving on is one addition of 32 bits.
@@ -31,6 +33,11 @@ struct Descriptor {
     /// \param pieces  of 16 bytes
     __device__ Descriptor operator+(int pieces) const { return {place + pieces, layout}; }
 };
+
+/// \brief A descriptor that is kept: the compiler would compute it anew where it is used.
+__device__ inline Descriptor uniform(const Descriptor& x) {
+    return {static_cast<std::uint32_t>(uniform(static_cast<int>(x.place))), x.layout};
+}
 
 /// \brief A plane: 1024 bytes from eight rows to the next. Add bytes / 16 to move on: 2 for the next
 ///        16 columns, 128 for the next 16 rows.

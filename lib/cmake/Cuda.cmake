@@ -56,9 +56,10 @@ function(attn_add_cuda_tiers target)
   # To link one, the toolkit is: attention_ladderConfig.cmake and attention_ladder.pc ask for it.
   target_link_libraries(${target} PRIVATE CUDA::cudart_static)
   set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
-  # -lineinfo: the sanitizers name source lines. Without the relaxed rules device code could not
-  # call std::bit_cast and numeric_limits.
+  # Without the relaxed rules device code could not call std::bit_cast and numeric_limits. -lineinfo,
+  # which doubles the library: the sanitizers and profilers name source lines.
   target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall
-      $<$<BOOL:${ATTN_PTXAS}>:-Xptxas=-v> $<$<BOOL:${ATTN_WERROR}>:-Werror=all-warnings>>)
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-Wall
+      $<$<BOOL:${ATTN_PTXAS}>:-Xptxas=-v> $<$<BOOL:${ATTN_PTXAS}>:-lineinfo>
+      $<$<BOOL:${ATTN_WERROR}>:-Werror=all-warnings>>)
 endfunction()
