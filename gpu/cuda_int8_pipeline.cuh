@@ -103,7 +103,7 @@ struct Int8Barriers {
         }
         for (int slot = 0; slot < 2; ++slot) {
             barrier_set(query_full(slot), 1);
-            barrier_set(query_empty(slot), 32 * warps + 1);  // one: the warp that copies tiles
+            barrier_set(query_empty(slot), 32 * (warps + 1));  // one: it copies tiles
             barrier_set(task_full(slot), 1);
         }
         fence_shared_for_wgmma();

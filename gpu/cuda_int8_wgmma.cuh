@@ -403,8 +403,11 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         end_tile();
     };
     //! [wgmma loop]
+    // The four warps of a group decide together: each product is one instruction of all of them.
     // (The second pass, which is rare, does without: the bits are the same, and there is less code.)
-    const auto can_add_held = [&] { return may_hold && !second && all_held && !rows.far; };
+    const auto can_add_held = [&] {
+        return may_hold && !second && all_of(4 + group, 128, all_held && !rows.far);
+    };
     // ptxas takes what follows such a question for different in each lane: said anew.
     const auto same_turns = [&] {
         turn = {uniform(turn.stage), uniform(turn.parity)};
@@ -497,7 +500,7 @@ __global__ void __launch_bounds__(Shape::all_threads, 1)
                 copy_int8_tiles<Shape>(p, maps, own, labels, shared_address(shared), barriers,
                                        turn);
                 __syncwarp();
-                if (first) barrier_arrive(barriers.query_empty(query_turn.stage));
+                barrier_arrive(barriers.query_empty(query_turn.stage));
             }
         }
         if (copier > 1) return;

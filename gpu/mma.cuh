@@ -71,6 +71,20 @@ __device__ inline void barrier_of(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
+/// \brief The same, and whether all of them say yes.
+__device__ inline bool all_of(int number, int threads, bool yes) {
+    int all;
+    asm volatile(
+        "{\n.reg .pred own, each;\n"
+        "setp.ne.s32 own, %3, 0;\n"
+        "bar.red.and.pred each, %1, %2, own;\n"
+        "selp.s32 %0, 1, 0, each;\n}"
+        : "=r"(all)
+        : "r"(number), "r"(threads), "r"(static_cast<int>(yes))
+        : "memory");
+    return all != 0;
+}
+
 /// \brief The next kernel in the stream may take free places from now on, if it was queued by
 ///        `launch_early`. In code for sm_90 and later; else it waits for the end.
 __device__ inline void start_next_kernel() {

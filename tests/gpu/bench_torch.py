@@ -143,7 +143,8 @@ def run_case(door, c, rounds):
     k, v = (torch.randn(B, H, S, E, device="cuda", dtype=c["dtype"]) for _ in range(2))
     mask = make_mask(c["mask"], c)
     torch_mask = mask
-    if mask is not None and mask.dtype == F32 and c["dtype"] != F32:
+    other_dtype = mask is not None and mask.dtype == F32 and c["dtype"] != F32
+    if other_dtype:
         torch_mask = mask.to(c["dtype"])  # torch's fused backends want query's dtype
     rows = torch.randint(0, L, (16,), device="cuda")
     want = reference(q, k, v, mask, c["causal"], rows)
@@ -160,19 +161,23 @@ def run_case(door, c, rounds):
         errors[tier] = error(out)
         rivals[tier] = call
 
-    def torch_call(backend):
+    def torch_call(backend, mask_now=lambda: torch_mask):
         def call():
             with sdpa_kernel(backend) if backend else torch.no_grad():
-                return F.scaled_dot_product_attention(q, k, v, torch_mask, is_causal=c["causal"],
+                return F.scaled_dot_product_attention(q, k, v, mask_now(), is_causal=c["causal"],
                                                       enable_gqa=Hq != H)
         return call
-    for name, backend in {**BACKENDS, "default": None}.items():
+    calls = {name: torch_call(backend) for name, backend in {**BACKENDS, "default": None}.items()}
+    if other_dtype:  # what a caller who has such a mask would do: give it as it is, or convert it
+        calls["mask as it is"] = torch_call(None, lambda: mask)
+        calls["mask converted"] = torch_call(None, lambda: mask.to(c["dtype"]))
+    for name, call in calls.items():
         try:
             import warnings
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                errors[name] = error(torch_call(backend)())
-            rivals[name] = torch_call(backend)
+                errors[name] = error(call())
+            rivals[name] = call
         except RuntimeError as reason:
             refused[name] = str(reason).splitlines()[0]
 
