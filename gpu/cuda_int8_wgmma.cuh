@@ -382,7 +382,7 @@ __device__ __forceinline__ bool attend_integers(const Int8Problem& p, const vola
         if constexpr (waits_first) rows.exponentiate(score, unit);
         end_tile();
     };
-    // Where all rows of the warp hold their maximum: without a branch, so that some exponentials begin
+    // Where all rows of the group hold their maximum: without a branch, so that some exponentials begin
     // while other products still become scores.
     // `hides`: bits of the mask are asked; `ends`: the tile is one of the last.
     const auto add_held_tile = [&](int j, bool hides, bool ends) {
