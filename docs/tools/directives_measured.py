@@ -118,8 +118,8 @@ class Measurements:
 
     def do_ratio(self, slow, fast, case):
         """`slow`'s time divided by `fast`'s, from the first record that holds both. PyTorch's
-        backends are torch_default and so on."""
-        case, slow = case.replace("_", " "), slow.replace("torch_", "torch ")
+        backends are torch_default and so on; an underscore is a space."""
+        case, slow = case.replace("_", " "), slow.replace("_", " ") if slow.startswith("torch_") else slow
         for record in [*self.measured, *self.measured.lengths]:
             a, b = record.find(slow, case), record.find(fast, case)
             if a and b:
