@@ -28,6 +28,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(ATTN_ISA_FLAGS_amx ${ATTN_ISA_FLAGS_avx512} -mavx512bf16 -mavx512vnni -mamx-tile -mamx-bf16 -mamx-int8)
 endif()
 
+set(ATTN_UNCHECKED_ISAS "" CACHE STRING
+    "Instruction sets whose copies are compiled without sanitizers: those that nobody is to run")
+
 # Compiles `file` once for each of the instruction sets given after it.
 function(attn_add_isa_file target file)
   set(isas ${ARGN})
@@ -54,6 +57,7 @@ function(attn_add_isa_file target file)
     # address sanitizer sees what matters.
     target_compile_options(${object} PRIVATE ${ATTN_ISA_FLAGS_${isa}} -Wall -Wextra -fno-math-errno
       $<$<CXX_COMPILER_ID:Clang>:-fno-sanitize=pointer-overflow,null,object-size>
+      $<$<IN_LIST:${isa},${ATTN_UNCHECKED_ISAS}>:-fno-sanitize=all>
       "$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized;-Wno-uninitialized>"
       ${extra} -ffp-contract=fast $<$<CONFIG:Debug>:-O2> $<$<BOOL:${ATTN_WERROR}>:-Werror>)
     target_compile_definitions(${object} PRIVATE ATTN_ISA=${isa} ATTN_ISA_${isa}=1 Eigen=Eigen_${isa})
