@@ -322,10 +322,12 @@ TEST_CASE("every tier reads the mask of each batch and of each call anew") {
                         if (!takes(*tier, x.query, x.key, x.value, options)) continue;
                         const Output got = run(*tier, x.query, x.key, x.value, options);
                         expect_right(*tier, got, reference(x.query, x.key, x.value, options));
-                        for (unsigned char byte : {0, 1, 2, 3})
+                        for (unsigned char byte : {0, 1, 2, 3}) {
+                            if (small_scale() && byte != 1 && byte != 2) continue;
                             expect_same_bits(
                                 *tier, got,
                                 run(*tier, x.query, x.key, x.value, options, {.poison = byte}));
+                        }
                     }
                 }
 }
