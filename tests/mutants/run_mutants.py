@@ -24,12 +24,11 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+import isas
+
 PROGRAM = "tests/attn_tests"
 SECONDS = 300  # a mutant that hangs is noticed as well
-#: Instruction sets as they stand in the names of objects, and their flags of /proc/cpuinfo; of those
-#: that a file has, the first that the processor knows is run (lib/src/isa.cpp).
-COPIES = {"amx": "amx_bf16", "avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni", "avx512": "avx512bw",
-          "avx2": "avx2", "baseline": ""}
 
 
 def copy_tree(to):
@@ -75,7 +74,7 @@ def objects_of(folder):
 def copies_not_run(objects, flags):
     """The objects for instruction sets that this processor lacks, or has a better copy for."""
     run_here, rest = set(), set()
-    for isa, flag in COPIES.items():
+    for isa, flag in isas.COPIES.items():
         for path in objects:
             file = str(path).replace(f"_{isa}.dir/", "/")
             if file == str(path):
@@ -135,7 +134,7 @@ def main():
         for m in mutants:
             print(f'{m["name"]:32} {m["file"]:34} {m["models"]}')
         return 0
-    flags = {"", *pathlib.Path("/proc/cpuinfo").read_text().split()}
+    flags = isas.flags()
     for m in [m for m in mutants if m.get("needs", "") not in flags]:
         print(f'left out: {m["name"]}: this machine has no {m["needs"]}')
         mutants.remove(m)
