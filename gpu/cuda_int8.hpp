@@ -13,7 +13,9 @@
 /// | cuda_int8_tile.cuh     | the integer product, and its way back to scores                |
 /// | cuda_int8_kernel.cuh   | the main kernel; compiled by cuda_int8_{64,128,256}.cu         |
 /// | cuda_int8_wgmma.cuh    | the same on sm_90a through `wgmma`, but for float32 masks      |
-/// | cuda_int8_pipeline.cuh | its shared memory, its barriers, the thread that copies        |
+/// | cuda_int8_pipeline.cuh | its shared memory, its barriers, the two warps that copy       |
+/// | cuda_int8_attend.cuh   | its loop over tiles of keys                                    |
+/// | cuda_int8_hide.cuh     | what it hides of a tile's scores, or adds to them              |
 /// | cuda_int8_fused.cu     | small inputs: everything in one kernel                         |
 /// | cuda_int8_fill.cuh     | its tiles of values and of the mask                            |
 /// | cuda_int8_error.cu     | heads whose error is above the caller's limit                  |
@@ -74,10 +76,11 @@ struct Int8Problem : MmaProblem {
     Int8Keys keys;
     Int8Queries queries;
     bool wide_query = false, wide_key = false, wide_value = false;  ///< 16 bytes at a time
-    /// (B, Hq, query tiles) set: for the second pass. The pre-pass makes them 0, and this:
+    /// (B, Hq, query tiles) set: for the second pass. The pre-pass makes them 0.
     std::uint8_t* again = nullptr;
-    unsigned long long* next_block = nullptr;  ///< of rows, behind the grid's first
-    bool wgmma = false;                        ///< by the kernel of cuda_int8_wgmma.cuh
+    /// Blocks of rows that were taken beyond the first one of each block of the grid: 0 at first, too.
+    unsigned long long* next_block = nullptr;
+    bool wgmma = false;  ///< by the kernel of cuda_int8_wgmma.cuh
 
     MappedRows values() const {
         return {problem.dtype == DType::float16 ? DType::float16 : DType::bfloat16,

@@ -25,7 +25,7 @@ template <class T, int HeadDim, Masking masking_>
 struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
     using Base = Int8WgmmaBase<T, HeadDim>;
     static constexpr Masking masking = masking_;
-    /// Tiles that nobody sees are left out: the copying thread says which ones come.
+    /// Tiles that nobody sees are left out: the warp that copies says which ones come.
     static constexpr bool listed = masking == Masking::bits;
     /// Scores are scaled, the mask is added, then come units of log 2.
     static constexpr bool natural = masking == Masking::additive;
