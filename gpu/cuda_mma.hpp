@@ -61,6 +61,7 @@ struct MmaProblem {
     const void* mask = nullptr;  ///< bits: uint32 words of 32 keys, rows of an even number; else
                                  ///< elements, 16-byte rows.
     Strides mask_stride;         ///< in words or elements
+    int mask_stages = 1;         ///< tiles of a float32 mask in shared memory: 1 or 2
     const std::uint8_t* tile_class = nullptr;  ///< (.., ceil(L / 64), ceil(S / 64)), see TileClass
     Strides class_stride;
 

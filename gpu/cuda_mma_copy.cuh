@@ -57,7 +57,7 @@ __device__ inline bool is_short(Index x) { return static_cast<std::uint64_t>(x) 
 /// \brief The copies of keys and values, tile by tile: a thread's share is one piece of 16 bytes, the
 ///        same in every `step`th row. Where registers allow, all that does not change from tile to tile
 ///        is kept.
-template <class Shape, bool Kept = Shape::HeadDim <= 64>
+template <class Shape, bool Kept = Shape::spare_registers>
 struct KeyCopy {
     static constexpr int pieces = Shape::HeadDim / 8, step = Shape::threads / pieces;
     const std::uint16_t *key, *value;  ///< the piece of the thread's first row, in tile 0

@@ -4,7 +4,8 @@
 ///     shared memory   query tile   (rows, HeadDim)       read as A fragments; later the out tile
 ///                     key tiles    (2, Keys, HeadDim)    two stages: while one is used,
 ///                     value tiles  (2, Keys, HeadDim)    cp.async fills the other
-///                     mask tile    (rows, Keys)          when there is a mask
+///                     mask tile    (rows, Keys)          when there is a mask; of float32 two, if
+///                                                        they fit
 ///     registers       scores       (rows, Keys)          C fragments, then weights as A fragments
 ///                     out          (rows, HeadDim)       C fragments
 ///
@@ -72,8 +73,9 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         warp_row < problem.L ? min(tiles, tiles_of(warp_row + Shape::warp_rows - 1)) : 0;
     const int first_partial = static_cast<int>(problem.visible(warp_row) / KT);
 
+    const int mask_stages = Mask::staged ? p.mask_stages : 1;
     volatile MaskPlace& mask_place = *reinterpret_cast<MaskPlace*>(
-        shared + Shape::query_bytes + 4 * Shape::tile_bytes + Mask::bytes);
+        shared + Shape::query_bytes + 4 * Shape::tile_bytes + mask_stages * Mask::bytes);
     if (masking != Masking::none) {
         if (threadIdx.x == 0) Mask::find(mask_place, p, b, h, first_row);
         __syncthreads();
@@ -84,20 +86,34 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     };
     const KeyCopy<Shape> copy(p, b, hk, key_tiles);
     const auto copy_keys = [&](int j, int stage) { copy.start(p, j, stage); };
-    // Registers to spare keep what is the same for all tiles.
-    constexpr bool keep = HD <= 64;
+    constexpr bool keep = Shape::spare_registers;
     std::conditional_t<keep, typename Mask::Lane, Empty> mask_lane(mask_tile, p, b, h, first_row);
+    const auto mask_stage = [&](int j) {  // bytes behind the first mask tile
+        return Mask::staged ? (j & (mask_stages - 1)) * Mask::bytes : 0;
+    };
     const auto copy_mask = [&](int j) {
         if constexpr (keep)
-            if (mask_lane.copy(p, j)) return;
-        Mask::copy(mask_tile, mask_place, j, warp, problem.S);
+            if (mask_lane.copy(p, j, mask_stage(j))) return;
+        Mask::copy(mask_tile + mask_stage(j), mask_place, j, warp, problem.S);
     };
     const auto apply_mask = [&](auto& score, int j) {
-        if constexpr (keep && (masking == Masking::bits || Mask::paired))
-            Mask::apply(score, mask_lane.own, j, p.scale);
+        if constexpr (keep)
+            Mask::apply(score, mask_lane.own + mask_stage(j), j, p.scale);
         else
-            Mask::apply(score, shared + (mask_tile - query_tile), j, fresh_thread() / 32, p.scale);
+            Mask::apply(score, shared + (mask_tile - query_tile) + mask_stage(j), j,
+                        fresh_thread() / 32, p.scale);
     };
+    // Of two mask tiles the newer one may still be under way.
+    const auto wait_for_tiles = [&] {
+        if (Mask::staged && mask_stages > 1)
+            copy_async_wait<1>();
+        else
+            copy_async_wait<0>();
+    };
+
+    // The first product reads its tiles through the same queue as copies go: it had better be first.
+    // With other masks that was slower.
+    constexpr bool product_first = keep && (masking == Masking::none || Mask::staged);
 
     int tile_class, j = next_tile(0, tile_class), toggle = 0;
     copy_tile<Shape::rows, HD, Shape::threads>(query_tile, query, p.query_stride.row, rows_left,
@@ -114,15 +130,21 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         copy_mask(j);
     }
     copy_async_commit();
-    copy_async_wait<0>();
+    if (Mask::staged && mask_stages > 1) {
+        if (j + 1 < tiles) copy_mask(j + 1);
+        copy_async_commit();
+    }
+    wait_for_tiles();
     __syncthreads();
 
-    const QueryFragments<Shape> fragments(
-        query_tile + swizzled<Shape::row_bytes>(warp * Shape::warp_rows + lane % 16, lane / 16));
+    std::uint32_t query_lane =
+        query_tile + swizzled<Shape::row_bytes>(warp * Shape::warp_rows + lane % 16, lane / 16);
     std::uint32_t key_lane =
         key_tiles + swizzled<Shape::row_bytes>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
     std::uint32_t value_lane = value_tiles + swizzled<Shape::row_bytes>(lane % 16, lane / 16);
-    if constexpr (keep) key_lane = kept(key_lane), value_lane = kept(value_lane);
+    if constexpr (keep)
+        query_lane = kept(query_lane), key_lane = kept(key_lane), value_lane = kept(value_lane);
+    const QueryFragments<Shape> fragments(query_lane);
     Rows rows;
     rows.clear();
 
@@ -133,12 +155,16 @@ __global__ void __launch_bounds__(Shape::threads, 2)
         // more instructions than it takes to compare again.
         if constexpr (masking == Masking::bits) next = static_cast<int>(kept(next));
         const int stage = masking == Masking::bits ? toggle : j & 1;
-        if (next < tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
-        copy_async_commit();
+        const auto copy_next = [&] {
+            if (next < tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
+            copy_async_commit();
+        };
+        if (!product_first || j >= warp_tiles) copy_next();
         if (j < warp_tiles) {
             typename Rows::Scores score;
             typename Rows::Weights weights;
             Rows::multiply(score, fragments, key_lane + stage * Shape::tile_bytes);
+            if (product_first) copy_next();
             // Dense tiles are asked for a mask they always have: without a branch here, ptxas loads
             // the mask while the product still needs all registers.
             if (masking != Masking::none && (masking == Masking::bits || p.mask != nullptr) &&
@@ -146,7 +172,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
                 apply_mask(score, j);
             if (masking != Masking::none) {
                 __syncwarp();  // the warp's lanes have read its mask rows: the next may come
-                if (next < tiles) copy_mask(next);
+                const int later = Mask::staged && mask_stages > 1 ? j + 2 : next;
+                if (later < tiles) copy_mask(later);
             }
             if (j >= first_partial) {
                 Index row = warp_row;
@@ -161,7 +188,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
             rows.add_values(weights, value_lane + stage * Shape::tile_bytes);
         }
         if (masking != Masking::none) copy_async_commit();
-        copy_async_wait<0>();
+        wait_for_tiles();
         __syncthreads();  // the next tiles have arrived, this stage is free
         j = next;
         tile_class = next_class;

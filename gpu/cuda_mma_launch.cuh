@@ -7,8 +7,8 @@
 
 namespace attn::gpu {
 
-/// Bytes of shared memory of which two blocks fit a multiprocessor of an A100 (164 KB, and 1 KB
-/// per block for the system) and of Hopper (228 KB).
+/// Bytes of shared memory with one mask tile, of which two blocks fit a multiprocessor of an A100
+/// (164 KB, and 1 KB per block for the system) and of Hopper (228 KB).
 template <class Shape, Masking masking, class MaskElement>
 inline constexpr int mma_shared_bytes = Shape::query_bytes + 4 * Shape::tile_bytes +
                                         MaskTile<Shape, masking, MaskElement>::shared_bytes;
@@ -20,8 +20,14 @@ void launch_shape(MmaProblem p, cudaStream_t stream) {
     // With longer heads it costs more than it gains: docs/steps_cuda.md.
     if (p.problem.S * 2 * Shape::row_bytes <= 1 << 20) set_turns(p, 2 * Shape::row_bytes);
     const Index blocks = tiles * p.problem.B * p.problem.Hq;
-    launch<mma_kernel<Shape, masking, MaskElement>>(
-        blocks, Shape::threads, mma_shared_bytes<Shape, masking, MaskElement>, stream, p);
+    using Mask = MaskTile<Shape, masking, MaskElement>;
+    int bytes = mma_shared_bytes<Shape, masking, MaskElement>;
+    constexpr int of_system = 1024;  // in each block
+    if (Mask::staged && 2 * (bytes + Mask::bytes + of_system) <= shared_memory() + of_system) {
+        p.mask_stages = 2;
+        bytes += Mask::bytes;
+    }
+    launch<mma_kernel<Shape, masking, MaskElement>>(blocks, Shape::threads, bytes, stream, p);
     if (p.again == nullptr) return;
     launch_early<replay_kernel<Shape>>(second_blocks(blocks), Shape::threads,
                                        Shape::query_bytes + 2 * Shape::tile_bytes, stream, p,
@@ -32,7 +38,7 @@ void launch_shape(MmaProblem p, cudaStream_t stream) {
 ///        rows takes 128 of them and the scores of 64 keys 64.
 template <class T, int HeadDim, bool SmallTile>
 using MainShape = std::conditional_t<
-    HeadDim == 64, MmaShape<T, 64, 4, 2, SmallTile ? 32 : 64, true>,
+    HeadDim == 64, MmaShape<T, 64, 4, 2, 64, true>,
     std::conditional_t<HeadDim == 128, MmaShape<T, 128, 4, 2, SmallTile ? 32 : 64, false>,
                        MmaShape<T, 256, 4, 1, 32, false>>>;
 

@@ -35,6 +35,16 @@ __device__ inline std::uint32_t load_two_bytes(std::uint32_t address) {
     return bytes;
 }
 
+/// \brief Two floats at an address in shared memory.
+__device__ inline float2 load_two_floats(std::uint32_t address) {
+    float2 two;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                 : "=f"(two.x), "=f"(two.y)
+                 : "r"(address)
+                 : "memory");
+    return two;
+}
+
 /// \brief The mask tile in shared memory: each warp stages the rows it owns.
 template <class Shape, Masking masking, class Element>
 struct MaskTile {
@@ -43,14 +53,20 @@ struct MaskTile {
     static constexpr int row_bytes = dense ? Shape::Keys * element_bytes : 8;  // bits: of 64 keys
     static constexpr int pieces = row_bytes / 16;                              // a power of two
     static constexpr int bytes = masking == Masking::none ? 0 : Shape::rows * row_bytes;
+    // A warp copies 128 bytes of a row at once, of several rows.
+    static constexpr int across = pieces > 8 ? 8 : pieces > 0 ? pieces : 1, step = 32 / across;
+    // As many bytes as keys and values together: another tile has to be under way, if it fits.
+    static constexpr bool staged = masking == Masking::additive && element_bytes == 4;
     // Of tiles [256 n, 256 (n + 1)) the classes lie in half n % 2.
     static constexpr int half = 256, cached = masking == Masking::bits ? 2 * half : 0;
     static constexpr int shared_bytes =
         masking == Masking::none ? 0 : bytes + sizeof(MaskPlace) + cached;
 
     /// Piece `piece` of row `row`. Lanes of eight rows read the same piece at once, so pieces are
-    /// permuted from row to row (from row pair to row pair where two rows share the 32 banks).
+    /// permuted from row to row (from row pair to row pair where two rows share the 32 banks). Of 4-byte
+    /// elements lanes of four rows read two pieces at once.
     static __device__ constexpr int turn(int row) {
+        if (element_bytes == 4 && dense) return 2 * row & (pieces - 1);
         return (row >> (row_bytes < 128 ? 1 : 0)) & (pieces - 1);
     }
     static __device__ std::uint32_t at(int row, int piece) {
@@ -124,22 +140,17 @@ struct MaskTile {
                         : "memory");
             }
         } else if constexpr (dense) {
-            constexpr int count = Shape::warp_rows * pieces / 32, step = 32 / pieces;
+            const int first_row = warp * Shape::warp_rows + lane / across;
             if (rows == Shape::rows && keys_left >= Shape::Keys) {  // all but the last tiles
-                const int row = warp * Shape::warp_rows + lane / pieces, piece = lane % pieces;
-                const std::uint32_t first = to + at(row, piece);
-                const Element* source = mask + row * stride + piece * (16 / element_bytes);
-#pragma unroll
-                for (int i = 0; i < count; ++i) {
-                    copy_async_16((first ^ (turn(i * step) << 4)) + i * step * row_bytes, source);
-                    source += step * stride;
-                }
+                copy_whole(to + at(first_row, lane % across),
+                           mask + first_row * stride + lane % across * (16 / element_bytes),
+                           stride);
                 return;
             }
 #pragma unroll
-            for (int i = 0; i < count; ++i) {
-                const int index = i * 32 + lane;
-                const int row = warp * Shape::warp_rows + index / pieces, piece = index % pieces;
+            for (int i = 0; i < Shape::warp_rows * pieces / 32; ++i) {
+                const int row = first_row + i * step % Shape::warp_rows;
+                const int piece = lane % across + i * step / Shape::warp_rows * across;
                 const Index left = (keys_left - piece * (16 / element_bytes)) * element_bytes;
                 const int valid = row >= rows || left <= 0 ? 0 : (left < 16 ? int(left) : 16);
                 const Element* source = mask + row * stride + piece * (16 / element_bytes);
@@ -156,26 +167,32 @@ struct MaskTile {
     template <class Scores, class Scale>
     static __device__ void apply(Scores& score, const unsigned char* tile, int j, int warp,
                                  const Scale& scale) {
-        if constexpr (masking == Masking::bits || paired)
-            apply(score, own_part(shared_address(tile), warp, fresh_lane()), j, scale);
-        else
-            apply_elements(score, tile, warp, scale);
+        apply(score, own_part(shared_address(tile), warp, fresh_lane()), j, scale);
     }
-    /// \brief The same from the address of the lane's part: bits and additive masks of 16 bits only.
+    /// \brief The same from the address of the lane's part.
     template <class Scores, class Scale>
     static __device__ void apply(Scores& score, std::uint32_t own, int j, const Scale& scale) {
         if constexpr (masking == Masking::bits)
             hide(score, own, j);
-        else if constexpr (paired)
+        else if constexpr (masking == Masking::bytes)
+            hide_by_bytes(score, own);
+        else if constexpr (masking == Masking::additive && element_bytes == 2)
             add_pairs(score, own, scale);
+        else if constexpr (masking == Masking::additive)
+            add_floats(score, own, scale);
     }
-    static constexpr bool paired = masking == Masking::additive && element_bytes == 2;
     /// \param tile  the block's mask tile
     static __device__ std::uint32_t own_part(std::uint32_t tile, int warp, int lane) {
-        if constexpr (paired)
+        const int row = warp * Shape::warp_rows + lane / 4, t = lane % 4;
+        if constexpr (masking == Masking::bits)
+            return tile + row * row_bytes + t * 2;
+        else if constexpr (element_bytes == 1)
+            return tile + at(row, 0) + t * 2;
+        else if constexpr (element_bytes == 2)
             return tile + swizzled<row_bytes>(warp * Shape::warp_rows + a_lane_row(lane),
                                               a_lane_piece(lane));
-        return tile + (warp * Shape::warp_rows + lane / 4) * row_bytes + lane % 4 * 2;
+        else
+            return tile + at(row, t / 2) + t % 2 * 8;
     }
 
     /// \brief What a lane copies and where it reads, for kernels with registers to keep it in.
@@ -199,18 +216,19 @@ struct MaskTile {
                 source = mask + (row < rows ? row : rows - 1) * stride;
                 to = kept(tile + (warp_row + lane) * row_bytes);
             } else if constexpr (dense) {
-                const int row = warp_row + lane / pieces, piece = lane % pieces;
+                const int row = warp_row + lane / across, piece = lane % across;
                 source = mask + row * stride + piece * (16 / element_bytes);
                 to = kept(tile + at(row, piece));
                 whole = rows >= Shape::rows && is_short(stride) && is_short(p.problem.S)
                             ? static_cast<int>(p.problem.S) / Shape::Keys
                             : 0;
             }
-            if constexpr (masking == Masking::bits || paired)
+            if constexpr (masking != Masking::none)
                 own = kept(own_part(tile, threadIdx.x / 32, lane));
         }
         /// \brief Starts the copy of tile j; false if it needs tests: then the work of `copy` above.
-        __device__ bool copy(const MmaProblem& p, int j) const {
+        /// \param further  bytes from the first mask tile to that which is filled; dense only
+        __device__ bool copy(const MmaProblem& p, int j, std::uint32_t further) const {
             const void* const from = bytes_behind(source, static_cast<unsigned>(j), row_bytes);
             if constexpr (masking == Masking::bits)
                 asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from),
@@ -218,18 +236,23 @@ struct MaskTile {
                              : "memory");
             if constexpr (dense) {
                 if (j >= whole) return false;
-                constexpr int count = Shape::warp_rows * pieces / 32, step = 32 / pieces;
-#pragma unroll
-                for (int i = 0; i < count; ++i)
-                    copy_async_16((to ^ (turn(i * step) << 4)) + i * step * row_bytes,
-                                  bytes_behind(from, i * step * element_bytes,
-                                               static_cast<unsigned>(p.mask_stride.row)));
+                copy_whole(to + further, static_cast<const Element*>(from), p.mask_stride.row);
             }
             return true;
         }
     };
 
   private:
+    /// \brief Starts the copy of a lane's share of the warp's rows, all of which exist.
+    /// \param to, from  its first piece
+    static __device__ void copy_whole(std::uint32_t to, const Element* from, Index stride) {
+#pragma unroll
+        for (int row = 0; row < Shape::warp_rows; row += step, from += step * stride)
+#pragma unroll
+            for (int piece = 0; piece < pieces; piece += across)
+                copy_async_16((to ^ ((turn(row) ^ piece) << 4)) + row * row_bytes,
+                              from + piece * (16 / element_bytes));
+    }
     static __device__ volatile std::uint8_t* cache(volatile MaskPlace& place) {
         return reinterpret_cast<volatile std::uint8_t*>(&place + 1);
     }
@@ -286,36 +309,39 @@ struct MaskTile {
             }
     }
 
+    /// \brief Additive masks of float32, two elements at a time.
     template <class Scores, class Scale>
-    static __device__ void apply_elements(Scores& score, const unsigned char* tile, int warp,
-                                          const Scale& scale) {
-        const int lane = fresh_lane(), g = lane / 4, t = lane % 4;
+    static __device__ void add_floats(Scores& score, std::uint32_t own, const Scale& scale) {
 #pragma unroll
-        for (int m = 0; m < Shape::MTiles; ++m)
+        for (int n = 0; n < Shape::Keys / 8; ++n) {
+            const std::uint32_t column = own ^ (n * 32);  // of keys 8 n ..: two pieces further
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int row = warp * Shape::warp_rows + m * 16 + half * 8 + g;
-                if constexpr (dense) {
-                    const int first = 2 * t * element_bytes;  // byte of the row
-                    const std::uint32_t own = at(row, first / 16) + first % 16;
+            for (int m = 0; m < Shape::MTiles; ++m)
 #pragma unroll
-                    for (int n = 0; n < Shape::Keys / 8; ++n) {
-                        const int further = 8 * n * element_bytes;
-                        const auto* two = reinterpret_cast<const Element*>(
-                            tile + (own ^ (further / 16 * 16)) + further % 16);
-                        float* pair = &score[m][n][2 * half];
-#pragma unroll
-                        for (int i = 0; i < 2; ++i) {
-                            if constexpr (masking == Masking::bytes) {
-                                if (two[i] == 0) pair[i] = -CUDART_INF_F;
-                            } else {
-                                // A hidden key's NaN or infinity stays: see the second pass.
-                                pair[i] = fmaf(pair[i], of_row(scale, m, half), to_float(two[i]));
-                            }
-                        }
-                    }
+                for (int half = 0; half < 2; ++half) {
+                    const float2 two = load_two_floats(column + (m * 16 + half * 8) * row_bytes);
+                    float* pair = &score[m][n][2 * half];
+                    const float own_scale = of_row(scale, m, half);
+                    // A hidden key's NaN or infinity stays: see the second pass.
+                    pair[0] = fmaf(pair[0], own_scale, two.x);
+                    pair[1] = fmaf(pair[1], own_scale, two.y);
                 }
-            }
+        }
+    }
+    /// \brief Boolean masks, a byte for each score.
+    template <class Scores>
+    static __device__ void hide_by_bytes(Scores& score, std::uint32_t own) {
+#pragma unroll
+        for (int n = 0; n < Shape::Keys / 8; ++n)
+#pragma unroll
+            for (int m = 0; m < Shape::MTiles; ++m)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const std::uint32_t two = load_two_bytes((own ^ (n / 2 * 16)) + n % 2 * 8 +
+                                                             (m * 16 + half * 8) * row_bytes);
+                    hide_unless(score[m][n][2 * half], two, 0xff);
+                    hide_unless(score[m][n][2 * half + 1], two, 0xff00);
+                }
     }
 };
 
