@@ -11,7 +11,7 @@
 /// |-----------------------------------------------------|-------------------------------------|
 /// | few keys and queries, E = 64 or 128                 | fused kernel                        |
 /// | others                                              | pre-pass, main, second pass         |
-/// | of these E <= 128, no float32 mask, sm_90a          | main and second pass by `wgmma`     |
+/// | of these E <= 128 on sm_90a                         | main and second pass by `wgmma`     |
 /// | max_relative_error: heads that exceed it            | and those of `cuda_mma`             |
 /// | no keys or values, &#124;scale&#124; above 2^40     | `cuda_mma` alone                    |
 ///
@@ -84,8 +84,7 @@ struct Plan {
         if (fused) return;
         const Index head_dim = gpu::int8_head_dim(p);
         // What the kernel by `wgmma` can take it takes: the others are left out where it exists.
-        wgmma = gpu::has_wgmma() && head_dim <= 128 &&
-                !(p.mask_kind == MaskKind::additive && p.mask.dtype == DType::float32);
+        wgmma = gpu::has_wgmma() && head_dim <= 128;
         mask = gpu::MaskPlan(p, pieces, wgmma);
         Int8Problem mapped;
         mapped.problem = p;

@@ -12,7 +12,7 @@
 /// | cuda_int8_round.cuh    | how it shares its work, and what it writes beside the integers |
 /// | cuda_int8_tile.cuh     | the integer product, and its way back to scores                |
 /// | cuda_int8_kernel.cuh   | the main kernel; compiled by cuda_int8_{64,128,256}.cu         |
-/// | cuda_int8_wgmma.cuh    | the same on sm_90a through `wgmma`, but for float32 masks      |
+/// | cuda_int8_wgmma.cuh    | the same on sm_90a through `wgmma`                             |
 /// | cuda_int8_pipeline.cuh | its shared memory, its barriers, the two warps that copy       |
 /// | cuda_int8_attend.cuh   | its loop over tiles of keys                                    |
 /// | cuda_int8_hide.cuh     | what it hides of a tile's scores, or adds to them              |
@@ -94,7 +94,8 @@ struct Int8Problem : MmaProblem {
     /// \brief The mask: its elements if it is dense, else bytes of 8 bits.
     MappedRows mask_rows(bool dense) const {
         const Problem& p = problem;
-        if (dense) return {p.mask.dtype, mask, p.B, p.Hq, p.L, p.S, mask_stride};
+        const int together = p.mask.dtype == DType::float32 ? 32 : 64;
+        if (dense) return {p.mask.dtype, mask, p.B, p.Hq, p.L, p.S, mask_stride, together};
         const Strides bytes{4 * mask_stride.batch, 4 * mask_stride.head, 4 * mask_stride.row};
         return {DType::boolean, mask, p.B, p.Hq, p.L, 8 * keys.blocks, bytes, 16};
     }

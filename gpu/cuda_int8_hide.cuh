@@ -72,7 +72,7 @@ __device__ inline unsigned set_bytes(uint4 raw) {
 
 /// \brief The mask of a tile, if it is dense, for the two rows of a lane: hides scores, or scales them
 ///        and is added.
-/// \param mask  shared memory: (planes, rows, 64) bytes or 16-bit elements
+/// \param mask  shared memory: (planes, rows, 64) bytes or 16-bit elements, (planes, rows, 32) floats
 template <class Shape>
 __device__ inline void apply_dense_mask(float (&score)[Shape::Keys / 8][4],
                                         const unsigned char* mask, int warp,
@@ -80,7 +80,19 @@ __device__ inline void apply_dense_mask(float (&score)[Shape::Keys / 8][4],
     const int lane = fresh_lane(), t = lane % 4;
 #pragma unroll
     for (int plane = 0; plane < Shape::mask_planes; ++plane, mask += Shape::mask_plane_bytes) {
-        if constexpr (Shape::natural) {
+        if constexpr (Shape::floats) {
+            const std::uint32_t own =
+                shared_address(mask) + swizzled<128>(warp * 16 + c_row(lane, 0), t / 2) + t % 2 * 8;
+#pragma unroll
+            for (int n = 0; n < 4; ++n)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const float2 two = load_two_floats((own ^ (n * 32)) + half * 8 * 128);
+                    float* pair = &score[4 * plane + n][2 * half];
+                    pair[0] = fmaf(pair[0], factor[half], two.x);
+                    pair[1] = fmaf(pair[1], factor[half], two.y);
+                }
+        } else if constexpr (Shape::natural) {
             const std::uint32_t own =
                 shared_address(mask) +
                 swizzled<128>(warp * 16 + a_lane_row(lane), a_lane_piece(lane));

@@ -74,10 +74,10 @@ __device__ inline void repair_rows(const Int8Problem& p, Index first_block) {
     }
 }
 
-/// \brief Tiles of 64 keys: sm_90a has the kernel of cuda_int8_wgmma.cuh for them, and none of these.
+/// \brief sm_90a has the kernel of cuda_int8_wgmma.cuh for them, and none of these.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 template <class Shape>
-constexpr bool left_to_wgmma = Shape::HeadDim <= 128 && Shape::Keys == 64;
+constexpr bool left_to_wgmma = Shape::HeadDim <= 128;
 #else
 template <class Shape>
 constexpr bool left_to_wgmma = false;
@@ -136,6 +136,8 @@ __device__ __forceinline__ void attend_integers_by_mma(const Int8Problem& p, Ind
     };
     const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
 
+    constexpr bool product_first = HD == 256 && masking != Masking::none;  // see cuda_mma_kernel.cuh
+
     int j = next_tile(0), toggle = 0;
     copy_queries<Shape>(p, b, h, first_row, base);
     if (j < keys.tiles) {
@@ -152,18 +154,23 @@ __device__ __forceinline__ void attend_integers_by_mma(const Int8Problem& p, Ind
     while (j < keys.tiles) {
         const int next = next_tile(j + 1);
         const int stage = masking == Masking::bits ? toggle : j & 1;
-        if (next < keys.tiles) copy_keys(next, stage ^ 1);  // last read before the previous barrier
-        copy_async_commit();
+        const auto copy_next = [&] {
+            if (next < keys.tiles) copy_keys(next, stage ^ 1);  // last read before that barrier
+            copy_async_commit();
+        };
         // Numbers and addresses of the lane anew: what is kept through the loop would be spilled.
         const unsigned thread = fresh_thread();
         const int own = static_cast<int>(thread / 32), fresh = static_cast<int>(thread % 32);
-        if (j < keys.warp_tiles[own]) {
+        const bool works = j < keys.warp_tiles[own];
+        if (!product_first || !works) copy_next();
+        if (works) {
             int product[Shape::MTiles][KT / 8][4];
             typename Rows::Scores score;
             typename Rows::Weights weights;
             multiply_integers<Shape>(
                 product, query_lane<Shape::int8_row_bytes>(base, own * Shape::warp_rows, fresh),
                 key_lane<Shape::int8_row_bytes>(key_tiles + stage * Shape::int8_tile_bytes, fresh));
+            if (product_first) copy_next();
             take_steps<Shape>(product, score,
                               reinterpret_cast<const float*>(shared + Shape::scale_at) +
                                   stage * KT + c_column(fresh, 0));

@@ -27,9 +27,9 @@ using Int8MainShape = std::conditional_t<HeadDim == 256, Int8Shape<T, 256, 4, 1,
                                          Int8Shape<T, HeadDim, 4, 2, SmallTile ? 32 : 64>>;
 
 /// \brief The kernel of cuda_int8_wgmma.cuh: no more blocks than have a place at once.
-template <class T, int HeadDim, Masking masking>
+template <class T, int HeadDim, Masking masking, class MaskElement = T>
 void launch_int8_wgmma(Int8Problem p, cudaStream_t stream) {
-    using Shape = Int8WgmmaShape<T, HeadDim, masking>;
+    using Shape = Int8WgmmaShape<T, HeadDim, masking, MaskElement>;
     const Index tiles = (p.problem.L + Shape::rows - 1) / Shape::rows;
     p.query_tiles = static_cast<int>(tiles);
     const Index blocks = tiles * p.problem.B * p.problem.Hq;
@@ -40,7 +40,7 @@ void launch_int8_wgmma(Int8Problem p, cudaStream_t stream) {
     const Index places = multiprocessors();
     launch_early<int8_wgmma_kernel<Shape>>(blocks < places ? blocks : places, Shape::all_threads,
                                            Shape::shared_bytes, stream, p, maps, blocks);
-    using Again = Int8WgmmaShape<T, HeadDim, Masking::none>;  // one for all masks
+    using Again = Int8WgmmaShape<T, HeadDim, Masking::none, T, Shape::Keys>;  // one for all masks
     launch_early<int8_wgmma_again_kernel<Again>>(blocks < places ? blocks : places,
                                                  Again::all_threads, Again::shared_bytes, stream, p,
                                                  maps, blocks);
@@ -58,6 +58,8 @@ void launch_int8_masking(const Int8Problem& p, Masking masking, cudaStream_t str
                 case Masking::bytes:
                     return launch_int8_wgmma<T, HeadDim, Masking::bytes>(p, stream);
                 case Masking::additive:
+                    if (p.problem.mask.dtype == DType::float32)
+                        return launch_int8_wgmma<T, HeadDim, Masking::additive, float>(p, stream);
                     return launch_int8_wgmma<T, HeadDim, Masking::additive>(p, stream);
             }
     switch (masking) {

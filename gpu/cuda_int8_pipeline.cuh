@@ -18,21 +18,25 @@ namespace attn::gpu {
 ///        At HeadDim = 64, where the weights take longer than the products, four groups of warps
 ///        with small tiles pay: a warp often waits for its own last result, and with fewer warps to
 ///        choose from half of the issue slots stay empty.
-template <class T, int HeadDim>
-using Int8WgmmaBase =
-    MmaShape<T, HeadDim, HeadDim == 64 ? 16 : 8, 1, HeadDim == 64 ? 64 : 128, false>;
-template <class T, int HeadDim, Masking masking_>
-struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
-    using Base = Int8WgmmaBase<T, HeadDim>;
+template <class T, int HeadDim, int Keys>
+using Int8WgmmaBase = MmaShape<T, HeadDim, HeadDim == 64 ? 16 : 8, 1, Keys, false>;
+/// \tparam MaskElement  of an additive mask: float or T
+template <class T, int HeadDim, Masking masking_, class MaskElement = T,
+          int Keys_ = HeadDim == 64 || sizeof(MaskElement) == 4 ? 64 : 128>
+struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim, Keys_> {
+    using Base = Int8WgmmaBase<T, HeadDim, Keys_>;
     static constexpr Masking masking = masking_;
     /// Tiles that nobody sees are left out: the warp that copies says which ones come.
     static constexpr bool listed = masking == Masking::bits;
     /// Scores are scaled, the mask is added, then come units of log 2.
     static constexpr bool natural = masking == Masking::additive;
     static constexpr bool dense = natural || masking == Masking::bytes;
-    /// The mask comes tile by tile, as the keys do: planes of 64 keys, or the bits of 128, from a
-    /// multiple of 128 on (the copy engine starts at multiples of 16 bytes): a tile of 64 uses half.
-    static constexpr int mask_planes = listed ? 1 : dense ? Base::Keys / 64 : 0;
+    static constexpr bool floats = natural && sizeof(MaskElement) == 4;
+    /// The mask comes tile by tile, as the keys do: planes of 64 keys (32 of float32), or the bits of
+    /// 128, from a multiple of 128 on (the copy engine starts at multiples of 16 bytes): a tile of 64
+    /// uses half.
+    static constexpr int mask_plane_keys = floats ? 32 : 64;
+    static constexpr int mask_planes = listed ? 1 : dense ? Base::Keys / mask_plane_keys : 0;
     static constexpr int mask_row_bytes = listed ? 16 : natural ? 128 : 64;
     static constexpr int mask_plane_bytes = Base::rows * mask_row_bytes;
     static constexpr int mask_bytes = mask_planes * mask_plane_bytes;
@@ -46,7 +50,7 @@ struct Int8WgmmaShape : Int8WgmmaBase<T, HeadDim> {
                       all_threads * (65536 / all_threads / 8 * 8),
                   "else it waits for them for ever");
     // A tile is on its way for longer than the one before it takes.
-    static constexpr int stages = HeadDim == 64 ? (natural ? 3 : 4) : (dense ? 2 : 3);
+    static constexpr int stages = floats ? 2 : HeadDim == 64 ? (natural ? 3 : 4) : (dense ? 2 : 3);
     static constexpr int planes = HeadDim / 64, plane_bytes = Base::Keys * 128;
     static constexpr int int8_query_bytes = Base::rows * HeadDim;
     static constexpr int int8_tile_bytes = Base::Keys * HeadDim;
@@ -269,7 +273,8 @@ __device__ inline void copy_int8_tiles(const Int8Problem& p, const Int8Maps& map
         for (int plane = 0; plane < Shape::mask_planes; ++plane)
             copy_box(memory + Shape::mask_at + stage * Shape::mask_bytes +
                          plane * Shape::mask_plane_bytes,
-                     &maps.mask, Shape::listed ? at / 128 * 16 : at + plane * 64, first_row,
+                     &maps.mask,
+                     Shape::listed ? at / 128 * 16 : at + plane * Shape::mask_plane_keys, first_row,
                      mask_head, mask_batch, barriers.key_full(stage));
         barrier_wait(barriers.value_empty(stage), turn.parity ^ 1);
         barrier_expect(barriers.value_full(stage), Shape::tile_bytes);

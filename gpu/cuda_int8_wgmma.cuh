@@ -5,15 +5,16 @@
 ///     shared memory   query tiles  (2, rows, HeadDim)          bytes: one in work, one to come
 ///                     key tiles    (stages, Keys, HeadDim)     bytes, with (stages, Keys) steps
 ///                     value tiles  (stages, planes, Keys, 64)  16 bits; planes of 64 columns
-///                     mask tiles   (stages, planes, rows, 64)  elements, or (stages, rows, 128) bits
+///                     mask tiles   (stages, planes, rows, 64)  elements (of float32 32), or
+///                                  (stages, rows, 128)         bits
 ///                     out tile     (rows, HeadDim)             16 bits
 ///     registers       product      (64, Keys) of a group       int32, then scores, then weights
 ///                     out          (64, HeadDim)               float32
 ///
-/// | HeadDim | rows          | Keys | stages | with a mask of bytes | with an additive mask |
-/// |---------|---------------|------|--------|----------------------|-----------------------|
-/// | 64      | 256: 4 groups | 64   | 4      | 4                    | 3                     |
-/// | 128     | 128: 2 groups | 128  | 3      | 2                    | 2                     |
+/// | HeadDim | rows          | Keys                    | stages; bytes, additive, float32 mask |
+/// |---------|---------------|-------------------------|---------------------------------------|
+/// | 64      | 256: 4 groups | 64                      | 4; 4, 3, 2                            |
+/// | 128     | 128: 2 groups | 128; float32 mask 64    | 3; 2, 2, 2                            |
 ///
 /// Two warps copy (cuda_int8_pipeline.cuh); groups of four warps compute, 64 rows each
 /// (cuda_int8_attend.cuh).

@@ -112,8 +112,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     };
 
     // The first product reads its tiles through the same queue as copies go: it had better be first.
-    // With other masks that was slower.
-    constexpr bool product_first = keep && (masking == Masking::none || Mask::staged);
+    // At 64 columns that was slower with other masks, at 128 it would spill.
+    constexpr bool product_first = keep && (HD > 64 || masking == Masking::none || Mask::staged);
 
     int tile_class, j = next_tile(0, tile_class), toggle = 0;
     copy_tile<Shape::rows, HD, Shape::threads>(query_tile, query, p.query_stride.row, rows_left,

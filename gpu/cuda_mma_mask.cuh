@@ -210,11 +210,10 @@ struct MaskTile {
             const Index stride = p.mask_stride.row;
             const auto* mask = static_cast<const Element*>(p.mask) + p.mask_stride(b, h, first_row);
             if constexpr (masking == Masking::bits) {
-                static_assert(Shape::warp_rows == 32 && Shape::Keys == 64);
                 // In place of a row that does not exist, one that does: nobody asks what it holds.
-                const Index row = warp_row + lane;
+                const int row = warp_row + lane % Shape::warp_rows;  // each of 16 twice
                 source = mask + (row < rows ? row : rows - 1) * stride;
-                to = kept(tile + (warp_row + lane) * row_bytes);
+                to = kept(tile + row * row_bytes);
             } else if constexpr (dense) {
                 const int row = warp_row + lane / across, piece = lane % across;
                 source = mask + row * stride + piece * (16 / element_bytes);
@@ -229,7 +228,9 @@ struct MaskTile {
         /// \brief Starts the copy of tile j; false if it needs tests: then the work of `copy` above.
         /// \param further  bytes from the first mask tile to that which is filled; dense only
         __device__ bool copy(const MmaProblem& p, int j, std::uint32_t further) const {
-            const void* const from = bytes_behind(source, static_cast<unsigned>(j), row_bytes);
+            unsigned step = static_cast<unsigned>(j);
+            if constexpr (masking == Masking::bits) step = step * Shape::Keys / 64;  // a row's bits
+            const void* const from = bytes_behind(source, step, row_bytes);
             if constexpr (masking == Masking::bits)
                 asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from),
                              "n"(row_bytes)

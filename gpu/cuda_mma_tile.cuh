@@ -28,7 +28,7 @@ struct MmaShape {
     static constexpr int Keys = Keys_;      ///< keys in a tile
     static constexpr bool QueryInRegisters = QueryInRegisters_;
     /// There are some to keep what is the same for all tiles in.
-    static constexpr bool spare_registers = HeadDim <= 64 || (HeadDim == 128 && Keys <= 32);
+    static constexpr bool spare_registers = HeadDim <= 64 || Keys <= 32;
     static constexpr int threads = 32 * Warps;
     static constexpr int warp_rows = 16 * MTiles;
     static constexpr int rows = warp_rows * Warps;

@@ -7,10 +7,21 @@
 namespace attn::gpu {
 namespace {
 
-constexpr Index most_rows = Index{1} << 31, most_stride = Index{1} << 39;  // rows, elements
+constexpr Index most_rows = Index{1} << 31, most_stride = Index{1} << 40;  // rows, bytes
 
-bool can_walk(Index count, Index stride) {
-    return count <= 1 || stride == 0 || (stride > 0 && stride < most_stride);
+Index bytes_of(DType dtype) { return static_cast<Index>(size_of(dtype)); }
+
+CUtensorMapDataType type_of(DType dtype) {
+    switch (dtype) {
+        case DType::boolean:
+            return CU_TENSOR_MAP_DATA_TYPE_UINT8;
+        case DType::float16:
+            return CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+        case DType::bfloat16:
+            return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+        default:
+            return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+    }
 }
 
 /// The driver is asked for the function, so that nothing needs to be linked.
@@ -31,19 +42,21 @@ decltype(&cuTensorMapEncodeTiled) encode() {
 }  // namespace
 
 bool can_map(const MappedRows& from) {
-    return from.columns > 0 && from.rows < most_rows && from.H < most_rows && from.B < most_rows &&
-           can_walk(from.rows, from.stride.row) && can_walk(from.H, from.stride.head) &&
-           can_walk(from.B, from.stride.batch);
+    const auto can_walk = [&](Index count, Index stride) {
+        return count <= 1 ||
+               (stride >= 0 && count < most_rows && stride < most_stride / bytes_of(from.dtype));
+    };
+    return from.columns > 0 && can_walk(from.rows, from.stride.row) &&
+           can_walk(from.H, from.stride.head) && can_walk(from.B, from.stride.batch);
 }
 
 CUtensorMap map_rows(const MappedRows& from, int box_rows, CUtensorMapL2promotion promotion) {
     const auto count = [](Index n, Index stride) {
         return static_cast<cuuint64_t>(stride == 0 ? 1 : n);
     };
-    const bool wide = from.dtype != DType::boolean;  // 16 bits
     // Of an axis of length 1 the stride is not used, but must be one that the engine can walk.
     const auto bytes = [&](Index n, Index stride) {
-        return static_cast<cuuint64_t>(n > 1 && stride > 0 ? (wide ? 2 : 1) * stride : 16);
+        return static_cast<cuuint64_t>(n > 1 && stride > 0 ? bytes_of(from.dtype) * stride : 16);
     };
     const auto row_bytes =
         from.rows > 1 && from.stride.row == 0 ? 0 : bytes(from.rows, from.stride.row);
@@ -57,13 +70,10 @@ CUtensorMap map_rows(const MappedRows& from, int box_rows, CUtensorMapL2promotio
     const cuuint32_t step[] = {1, 1, 1, 1};
     CUtensorMap map;
     const CUresult code = encode()(
-        &map,
-        !wide                          ? CU_TENSOR_MAP_DATA_TYPE_UINT8
-        : from.dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                       : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        4, const_cast<void*>(from.data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        wide ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE, promotion,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        &map, type_of(from.dtype), 4, const_cast<void*>(from.data), size, stride, box, step,
+        CU_TENSOR_MAP_INTERLEAVE_NONE,
+        from.dtype == DType::boolean ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
+        promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (code != CUDA_SUCCESS)
         throw Error(ErrorCode::device_error,
                     "cuTensorMapEncodeTiled: error " + std::to_string(static_cast<int>(code)));
