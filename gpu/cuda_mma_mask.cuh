@@ -4,6 +4,8 @@
 
 #include "cuda_mma_tile.cuh"
 
+#include <limits>
+
 namespace attn::gpu {
 
 /// \brief Where the block's mask lies. Kept in shared memory and read from there for every tile:
@@ -200,7 +202,7 @@ struct MaskTile {
         const void* source;  // the mask of the first row that it copies, tile 0
         std::uint32_t to;    // where that goes
         std::uint32_t own;   // its part of the mask, see `apply`
-        int whole;           // tiles before it are copied without tests
+        int whole;           // tiles before it are copied without tests (bits: or not at all)
 
         /// \param tile  the block's mask tile
         __device__ Lane(std::uint32_t tile, const MmaProblem& p, Index b, Index h,
@@ -211,9 +213,10 @@ struct MaskTile {
             const auto* mask = static_cast<const Element*>(p.mask) + p.mask_stride(b, h, first_row);
             if constexpr (masking == Masking::bits) {
                 // In place of a row that does not exist, one that does: nobody asks what it holds.
-                const int row = warp_row + lane % Shape::warp_rows;  // each of 16 twice
+                const int row = warp_row + lane;
                 source = mask + (row < rows ? row : rows - 1) * stride;
                 to = kept(tile + row * row_bytes);
+                whole = lane < Shape::warp_rows ? std::numeric_limits<int>::max() : 0;
             } else if constexpr (dense) {
                 const int row = warp_row + lane / across, piece = lane % across;
                 source = mask + row * stride + piece * (16 / element_bytes);
@@ -232,9 +235,10 @@ struct MaskTile {
             if constexpr (masking == Masking::bits) step = step * Shape::Keys / 64;  // a row's bits
             const void* const from = bytes_behind(source, step, row_bytes);
             if constexpr (masking == Masking::bits)
-                asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from),
-                             "n"(row_bytes)
-                             : "memory");
+                if (Shape::warp_rows == 32 || j < whole)
+                    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from),
+                                 "n"(row_bytes)
+                                 : "memory");
             if constexpr (dense) {
                 if (j >= whole) return false;
                 copy_whole(to + further, static_cast<const Element*>(from), p.mask_stride.row);
