@@ -111,10 +111,10 @@ TEST_CASE("the long inputs of cuda_int8 go through wgmma where they can") {
         DType dtype;
     };
     for (Index E : {64, 128, 256})
-        for (const Mask& m : {Mask{MaskKind::none, DType::boolean},
-                              Mask{MaskKind::boolean, DType::boolean},
-                              Mask{MaskKind::additive, DType::bfloat16},
-                              Mask{MaskKind::additive, DType::float32}}) {
+        for (const Mask& m :
+             {Mask{MaskKind::none, DType::boolean}, Mask{MaskKind::boolean, DType::boolean},
+              Mask{MaskKind::additive, DType::bfloat16},
+              Mask{MaskKind::additive, DType::float32}}) {
             CAPTURE(E);
             const Index shape[] = {1, 2, L, E}, mask_shape[] = {1, 1, L, L};
             const Device<std::uint16_t> memory(static_cast<std::size_t>(2 * L * E));
