@@ -2,14 +2,16 @@
 
     python tests/gpu/bench_torch.py --door build/libattn_door.so --out docs/measured/gpu_bench_x.json
 
-Every rival computes every case in turn, `--rounds` times; a figure is the median over rounds of
-the mean of several calls between two events. Before it is timed, a result is compared with
-float64. Inputs are normal; those smaller than the L2 cache stay in it, for all rivals alike.
+Every rival computes every case `--rounds` times, in a new order each time: what ran just before
+decides how warm the caches and the chip are. A figure is the median over rounds of the mean of
+several calls between two events. Before it is timed, a result is compared with float64. Inputs are
+normal; those smaller than the L2 cache stay in it, for all rivals alike.
 """
 import argparse
 import json
 import math
 import statistics
+from random import Random
 
 import torch
 import torch.nn.functional as F
@@ -191,9 +193,11 @@ def run_case(door, c, rounds):
     times = {name: [] for name in rivals}
     for call in rivals.values():
         call()
+    order, random = list(rivals), Random(1)
     for _ in range(rounds):
-        for name, call in rivals.items():
-            times[name].append(timed(call, count))
+        random.shuffle(order)
+        for name in order:
+            times[name].append(timed(rivals[name], count))
     median = {name: statistics.median(t) for name, t in times.items()}
     small = {}
     if max(median.values()) < 200:
