@@ -123,9 +123,12 @@ def timelines(folder, root):
     main, split = root / "gpu/cuda_mma_kernel.cuh", root / "gpu/cuda_mma_split.cu"
     steps = {"scores": r"Rows::multiply\(", "softmax": r"rows\.weigh\(",
              "values": r"rows\.add_values\("}
-    two = in_order(main, loop_of(main, "while (j < tiles) {"),
-                   {"copy": r"copy_keys\(next, stage \^ 1\)", **steps,
-                    "wait": r"copy_async_wait<(\d+)>\(\);\s*__syncthreads"})
+    # Shown without a second mask tile, and with the copies before the product: E = 128.
+    pending = in_order(main, main.read_text(), {"wait": r"const auto wait_for_tiles = \[&\] \{[^}]*"
+                                                        r"else\s*copy_async_wait<(\d+)>"})[0][1][1]
+    loop = loop_of(main, "while (j < tiles) {").replace("wait_for_tiles", f"wait_for<{pending}>")
+    two = in_order(main, loop, {"copy": r"if \(!product_first[^;]*\) copy_next\(\)", **steps,
+                                "wait": r"wait_for<(\d+)>\(\);\s*__syncthreads"})
     stages = int(re.search(r"int stages = (\d+);", split.read_text())[1])
     many = in_order(split, loop_of(split, "for (; step < split_end; step += warps) {"),
                     {"copy": r"copy_step\(step \+ \(Shape::stages - 1\) \* warps\)",
