@@ -136,7 +136,8 @@ __device__ __forceinline__ void attend_integers_by_mma(const Int8Problem& p, Ind
     };
     const auto copy_mask = [&](int j) { Mask::copy(mask_tile, mask_place, j, warp, problem.S); };
 
-    constexpr bool product_first = HD == 256 && masking != Masking::none;  // see cuda_mma_kernel.cuh
+    // See cuda_mma_kernel.cuh.
+    constexpr bool product_first = HD == 256 && masking != Masking::none;
 
     int j = next_tile(0), toggle = 0;
     copy_queries<Shape>(p, b, h, first_row, base);
