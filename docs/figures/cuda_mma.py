@@ -127,6 +127,7 @@ def timelines(folder, root):
     pending = in_order(main, main.read_text(), {"wait": r"const auto wait_for_tiles = \[&\] \{[^}]*"
                                                         r"else\s*copy_async_wait<(\d+)>"})[0][1][1]
     loop = loop_of(main, "while (j < tiles) {").replace("wait_for_tiles", f"wait_for<{pending}>")
+    in_order(main, loop, {"copy": r"copy_next = \[&\] \{[^}]*copy_keys\(next, stage \^ 1\)"})
     two = in_order(main, loop, {"copy": r"if \(!product_first[^;]*\) copy_next\(\)", **steps,
                                 "wait": r"wait_for<(\d+)>\(\);\s*__syncthreads"})
     stages = int(re.search(r"int stages = (\d+);", split.read_text())[1])
